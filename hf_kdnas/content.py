@@ -1,0 +1,34 @@
+"""Keys by content: the same weights, rows and settings give the same key on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of a model's parameters and persistent buffers, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def rows_hash(rows: Iterable[Mapping[str, Any]]) -> str:
+    """SHA-256 of tokenised rows: their token ids, types and labels."""
+    digest = hashlib.sha256()
+    for row in rows:
+        kept = [row["input_ids"], row.get("token_type_ids"), row.get("labels")]
+        digest.update(json.dumps(kept).encode())
+    return digest.hexdigest()
+
+
+def settings_hash(*settings: Any) -> str:
+    """SHA-256 of anything that JSON can hold, 16 hexadecimal digits of it: enough for a folder's name."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

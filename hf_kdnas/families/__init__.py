@@ -1,0 +1,39 @@
+"""Structural maps: one small file for each model family.
+
+A new family is one `Family` table, an entry in `FAMILIES` and a line in `tests/families`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families.base import Axis, Family
+from hf_kdnas.families.bert import BERT
+from hf_kdnas.families.roberta import ROBERTA
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+__all__ = ["FAMILIES", "Axis", "Family", "get_family"]
+
+FAMILIES: dict[str, Family] = {
+    model_type: family for family in (BERT, ROBERTA) for model_type in family.model_types
+}
+
+
+def get_family(config: PretrainedConfig | str) -> Family:
+    """The structural map of a model, given its config or its `model_type`.
+
+    Raises:
+        InvalidInput: If there is no map for the model type.
+    """
+    model_type = config if isinstance(config, str) else config.model_type
+    if model_type not in FAMILIES:
+        raise InvalidInput(
+            "model_type",
+            model_type,
+            f"known families are {', '.join(sorted(FAMILIES))}",
+            "Choose a teacher of one of these, or add a table in hf_kdnas/families.",
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,132 @@
+"""What a family's structural map consists of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+Axis: TypeAlias = Literal[
+    "hidden",  # the residual stream
+    "head_units",  # inside a task head: as wide as hidden, behind a non-linearity: cut, never rotated
+    "decoder_units",  # inside a masked-LM head tied to the embeddings: ordered like hidden
+    "heads",  # heads x head size
+    "ffn",  # feed-forward neurons
+    "vocab",
+    "positions",
+    "labels",
+    "fixed",
+]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The structural map of a model family: on which axis every parameter dimension lies.
+
+    Module paths are relative to the base model (the encoder); layers are counted from 1, as in the
+    papers.
+
+    Attributes:
+        model_types: The `config.model_type` values that the map describes.
+        axes: Parameter-name endings, each with the axes of its dimensions. The first ending that
+            matches counts.
+        config_fields: Name of each Architecture field in the family's config.
+        embeddings: Module whose output is the residual stream before the first layer,
+            (batch, length, hidden).
+        layers: Module list of the layers.
+        embeddings_norm: LayerNorm at the end of the embeddings.
+        attention_dense: Linear inside a layer that reads the heads.
+        attention_norm: LayerNorm inside a layer after attention.
+        output: Module inside a layer that puts out the layer's hidden state, always a tensor.
+        output_dense: Linear inside a layer that reads the feed-forward neurons.
+        output_norm: LayerNorm inside a layer after the feed-forward network.
+        projections: Linears inside a layer that make query, key and value.
+        reserved_positions: Rows of the position embeddings that no token uses (RoBERTa counts from
+            the padding index + 1).
+    """
+
+    model_types: tuple[str, ...]
+    axes: tuple[tuple[str, tuple[Axis, ...]], ...]
+    config_fields: Mapping[str, str] = field(
+        default_factory=lambda: {
+            name: name
+            for name in (
+                "num_hidden_layers",
+                "hidden_size",
+                "num_attention_heads",
+                "intermediate_size",
+                "hidden_act",
+            )
+        }
+    )
+    embeddings: str = "embeddings"
+    embeddings_norm: str = "embeddings.LayerNorm"
+    layers: str = "encoder.layer"
+    attention_dense: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    output: str = "output"
+    output_dense: str = "output.dense"
+    output_norm: str = "output.LayerNorm"
+    projections: Mapping[str, str] = field(
+        default_factory=lambda: {name: f"attention.self.{name}" for name in ("query", "key", "value")}
+    )
+    reserved_positions: int = 0
+
+    @cached_property
+    def _endings(self) -> tuple[tuple[re.Pattern[str], tuple[Axis, ...]], ...]:
+        return tuple((re.compile(rf"(?:^|.*\.){re.escape(end)}"), axes) for end, axes in self.axes)
+
+    @cached_property
+    def _layer_name(self) -> re.Pattern[str]:
+        return re.compile(rf"((?:^|.*\.){re.escape(self.layers)}\.)(\d+)(\..+)")
+
+    def parameter_axes(self, name: str) -> tuple[Axis, ...]:
+        """The axes of a parameter's dimensions.
+
+        Raises:
+            KeyError: If the map doesn't know the parameter: the family's table lacks a line.
+        """
+        for ending, axes in self._endings:
+            if ending.fullmatch(name):
+                return axes
+        raise KeyError(f"the structural map of {self.model_types[0]} has no line for {name}")
+
+    def layer_of(self, name: str) -> int | None:
+        """The layer, from 1, that a parameter belongs to; None outside the layers."""
+        match = self._layer_name.fullmatch(name)
+        return int(match[2]) + 1 if match else None
+
+    def at_layer(self, name: str, layer: int) -> str:
+        """The parameter that plays `name`'s part in another layer, counted from 1."""
+        return self._layer_name.sub(rf"\g<1>{layer - 1}\g<3>", name)
+
+    def base_model(self, model: nn.Module) -> nn.Module:
+        """The encoder inside a model with a task head, or the model itself."""
+        base: nn.Module = getattr(model, getattr(model, "base_model_prefix", ""), model)
+        return base
+
+    def module(self, model: nn.Module, path: str) -> nn.Module:
+        """The module at a path of this map."""
+        return self.base_model(model).get_submodule(path)
+
+    def in_layer(self, layer: int, part: str) -> str:
+        """Path of a part of a layer, counted from 1."""
+        return f"{self.layers}.{layer - 1}.{part}"
+
+    def layer_output(self, layer: int) -> str:
+        """Path of the module that puts out the hidden state of a layer, (batch, length, hidden)."""
+        return self.in_layer(layer, self.output)
+
+    def projection(self, layer: int, which: str) -> str:
+        """Path of the `query`, `key` or `value` linear of a layer: (batch, length, heads x head size)."""
+        return self.in_layer(layer, self.projections[which])
+
+    def max_length(self, config: PretrainedConfig) -> int:
+        """Most tokens that a sequence may have."""
+        return int(config.max_position_embeddings) - self.reserved_positions

@@ -1,0 +1,72 @@
+"""How much each residual unit, head unit and neuron of a model matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from hf_kdnas.families import Axis, Family, get_family
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+UnitGroup: TypeAlias = tuple[str, int | None]
+"""An axis that can be reordered, with the layer (from 1) it belongs to; None for the whole model."""
+
+Importance: TypeAlias = dict[UnitGroup, "Tensor"]
+"""A score per unit, by group: `("hidden", None)` (hidden,), `("ffn", 2)` (intermediate,) and so on."""
+
+
+def unit_group(axis: Axis, layer: int | None) -> UnitGroup | None:
+    """The group of units that a dimension indexes; None where nothing can be reordered."""
+    if axis in ("hidden", "decoder_units"):
+        return ("hidden", None)
+    if axis == "head_units":
+        return ("head_units", None)
+    if axis in ("heads", "ffn"):
+        return (axis, layer)
+    return None
+
+
+def unit_dimensions(family: Family, name: str) -> Iterator[tuple[int, UnitGroup]]:
+    """The dimensions of a parameter that can be reordered, with their groups."""
+    layer = family.layer_of(name)
+    for dimension, axis in enumerate(family.parameter_axes(name)):
+        group = unit_group(axis, layer)
+        if group is not None:
+            yield dimension, group
+
+
+def sensitivity(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> Importance:
+    """Score units by |theta * dL/dtheta|, summed over a unit's parameters and over the batches.
+
+    The loss L is the model's own on labelled batches (`labels` included). The model's mode and
+    gradients are left as they were found.
+
+    Args:
+        model: Any model with a family and a loss.
+        batches: Keyword arguments of the model's forward, `labels` among them.
+    """
+    family = get_family(model.config)
+    parameters = dict(model.named_parameters())
+    scores: Importance = {}
+    training = model.training
+    model.eval()
+    for batch in batches:
+        loss = model(**batch).loss
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
+            if gradient is not None:
+                _add_unit_sums(scores, family, name, (parameter.detach() * gradient).abs())
+    model.train(training)
+    return scores
+
+
+def _add_unit_sums(scores: Importance, family: Family, name: str, values: Tensor) -> None:
+    for dimension, group in unit_dimensions(family, name):
+        others = [other for other in range(values.dim()) if other != dimension]
+        summed = values.sum(others) if others else values
+        scores[group] = scores[group] + summed if group in scores else summed

@@ -1,0 +1,32 @@
+"""Which arithmetic a machine does well."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def resolve_precision(device: torch.device, asked: str) -> Precision:
+    """What `auto` means on a device: bf16 where its hardware computes in it, else fp32.
+
+    On a CPU that takes AVX-512 BF16 or AMX instructions; emulated, bf16 is slower than fp32.
+    """
+    if asked != "auto":
+        return asked  # type: ignore[return-value]
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_computes_in_bf16() else "fp32"
+
+
+def _cpu_computes_in_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(device: torch.device, asked: str) -> torch.autocast:
+    """The autocast context of a training section's `precision`."""
+    precision = resolve_precision(device, asked)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")

@@ -1,0 +1,120 @@
+"""The run folder: every stage writes what it made, atomically, and is skipped when it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hf_kdnas.errors import InvalidInput
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(temporary).chmod(0o644)
+    Path(temporary).replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, or None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class RunFolder:
+    """What a workflow made so far, in one folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(
+        cls, path: Path, recipe_yaml: str, fingerprint: str, *, resume: bool = False, overwrite: bool = False
+    ) -> RunFolder:
+        """Make the folder, or go on in it if it belongs to the same recipe.
+
+        Args:
+            path: The folder.
+            recipe_yaml: The resolved recipe, kept in the folder.
+            fingerprint: Identifies the recipe.
+            resume: Go on with this recipe in a folder that another one began.
+            overwrite: Delete what is there first.
+
+        Raises:
+            InvalidInput: If the folder holds something else, and neither is asked for.
+        """
+        identity = read_json(path / "run.json")
+        if path.exists() and any(path.iterdir()):
+            if overwrite and identity is not None:
+                shutil.rmtree(path)
+            elif identity is None:
+                raise InvalidInput(
+                    "output_dir",
+                    str(path),
+                    "must be new, empty, or the folder of an earlier run",
+                    "Choose another folder.",
+                )
+            elif identity["fingerprint"] != fingerprint and not resume:
+                raise InvalidInput(
+                    "output_dir",
+                    str(path),
+                    "it holds the run of another recipe",
+                    "Choose another folder, go on with --resume, or start again with --overwrite.",
+                )
+        write_text(path / "recipe.yaml", recipe_yaml)
+        write_json(path / "run.json", {"fingerprint": fingerprint})
+        return cls(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the block's seconds to those of a stage, over all launches of the run."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.seconds()
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 2)
+            write_json(self.path / "seconds.json", seconds)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent so far, by stage."""
+        found: dict[str, float] = read_json(self.path / "seconds.json") or {}
+        return found

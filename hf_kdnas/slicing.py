@@ -1,0 +1,182 @@
+"""Reorder a model so that its important units come first, and cut smaller students from it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import Family, get_family
+from hf_kdnas.importance import Importance, UnitGroup, unit_dimensions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def count_parameters(model_class: type[PreTrainedModel], config: PretrainedConfig) -> int:
+    """Parameters of a model, counted from its real tensors; nothing is allocated."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in model_class(config).parameters())
+
+
+def source_layers(teacher_layers: int, student_layers: int) -> list[int]:
+    """The teacher layer, from 1, that each student layer starts from.
+
+    Source: AutoDistil's `floor(i * L / l)`, i from 0 (arXiv 2201.12507).
+    """
+    return [index * teacher_layers // student_layers + 1 for index in range(student_layers)]
+
+
+def end_layers(teacher_layers: int, student_layers: int) -> list[int]:
+    """The teacher layer, from 1, whose output each student layer should come near.
+
+    Source: the *uniform* layer map, round(i * L_T / L_S), halves rounded up (arXiv 2310.08797).
+    """
+    return [
+        (2 * layer * teacher_layers + student_layers) // (2 * student_layers)
+        for layer in range(1, student_layers + 1)
+    ]
+
+
+def unit_orders(model: PreTrainedModel, importance: Importance) -> dict[UnitGroup, Tensor]:
+    """The order of each group's units, most important first.
+
+    Heads are ordered as wholes, by the sum over their units, and units inside each head.
+    """
+    heads = Architecture.from_config(model.config).num_attention_heads
+    orders = {}
+    for group, scores in importance.items():
+        if group[0] == "heads":
+            by_head = scores.view(heads, -1)
+            inside = by_head.argsort(dim=1, descending=True)
+            start = torch.arange(heads, device=scores.device)[:, None] * by_head.shape[1]
+            first = by_head.sum(1).argsort(descending=True)
+            orders[group] = (start + inside)[first].flatten()
+        else:
+            orders[group] = scores.argsort(descending=True)
+    return orders
+
+
+@torch.no_grad()
+def reorder_by_importance(model: PreTrainedModel, importance: Importance) -> None:
+    """Permute residual units, heads, head units and neurons in place, the important ones first.
+
+    The function of a model with a task head stays the same; an encoder's own outputs are permuted.
+    Afterwards every smaller student is a prefix of this model.
+    """
+    family = get_family(model.config)
+    orders = unit_orders(model, importance)
+    for name, parameter in model.named_parameters():
+        for dimension, group in unit_dimensions(family, name):
+            if group in orders:
+                parameter.copy_(parameter.index_select(dimension, orders[group]))
+
+
+def new_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTrainedModel:
+    """A stock model of the teacher's class with this shape and random weights.
+
+    It carries the teacher's labels, problem type, vocabulary and limits.
+    """
+    config = architecture.apply_to(teacher.config)
+    config.name_or_path = ""  # the teacher's own, often a local path
+    return type(teacher)(config)
+
+
+@torch.no_grad()
+def slice_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTrainedModel:
+    """Cut a student out of a teacher: the first units on every axis.
+
+    Args:
+        teacher: The wider model, as a rule after `reorder_by_importance`.
+        architecture: The student's shape, no wider or deeper than the teacher's.
+
+    Returns:
+        A stock model of the teacher's class, in training mode.
+
+    Raises:
+        InvalidInput: If the student does not fit into the teacher.
+    """
+    require_fit(teacher, architecture)
+    family = get_family(teacher.config)
+    wide = Architecture.from_config(teacher.config)
+    student = new_student(teacher, architecture)
+    sources = dict(teacher.named_parameters())
+    rows = head_rows(wide, architecture)
+    for name, parameter in student.named_parameters():
+        source = sources[source_name(family, name, wide, architecture)]
+        for dimension, axis in enumerate(family.parameter_axes(name)):
+            if axis == "heads":
+                source = source.index_select(dimension, rows.to(source.device))
+            else:
+                source = source.narrow(dimension, 0, parameter.shape[dimension])
+        parameter.copy_(source)
+    rescale_queries(student, query_scale(wide, architecture))
+    return student.train()
+
+
+def require_fit(teacher: PreTrainedModel, architecture: Architecture) -> None:
+    """Refuse a student that is wider or deeper than its teacher.
+
+    Raises:
+        InvalidInput: Naming both shapes.
+    """
+    wide = Architecture.from_config(teacher.config)
+    if not architecture.fits_into(wide):
+        raise InvalidInput(
+            "architecture",
+            architecture.key,
+            f"a student cut from this teacher is at most {wide.key}",
+            "Choose a smaller student, or initialisation: random.",
+        )
+
+
+def source_name(family: Family, name: str, wide: Architecture, narrow: Architecture) -> str:
+    """The teacher's parameter that a student's parameter starts from."""
+    layer = family.layer_of(name)
+    if layer is None:
+        return name
+    return family.at_layer(name, source_layers(wide.num_hidden_layers, narrow.num_hidden_layers)[layer - 1])
+
+
+def keeps_heads(wide: Architecture, narrow: Architecture) -> bool:
+    """Whether the student's heads are teacher heads, whole or cut; else units are regrouped."""
+    return (
+        narrow.num_attention_heads <= wide.num_attention_heads
+        and narrow.attention_head_size <= wide.attention_head_size
+    )
+
+
+def head_rows(wide: Architecture, narrow: Architecture) -> Tensor:
+    """Indices, on the teacher's `heads` axis, of the rows that the student keeps.
+
+    The first units of the first heads; where the student's heads are larger or more than the
+    teacher's, the first units of all, regrouped.
+    """
+    if not keeps_heads(wide, narrow):
+        return torch.arange(narrow.attention_size)
+    starts = torch.arange(narrow.num_attention_heads)[:, None] * wide.attention_head_size
+    return (starts + torch.arange(narrow.attention_head_size)).flatten()
+
+
+def query_scale(wide: Architecture, narrow: Architecture) -> float:
+    """Factor that keeps attention logits their size where heads shrink.
+
+    Attention divides by sqrt(head size): fewer units per head would make the logits larger.
+    """
+    if not keeps_heads(wide, narrow):
+        return 1.0
+    return math.sqrt(narrow.attention_head_size / wide.attention_head_size)
+
+
+@torch.no_grad()
+def rescale_queries(student: PreTrainedModel, scale: float) -> None:
+    """Multiply the query projections of all layers."""
+    family = get_family(student.config)
+    layers = Architecture.from_config(student.config).num_hidden_layers
+    for layer in range(1, layers + 1):
+        for parameter in family.module(student, family.projection(layer, "query")).parameters():
+            parameter.mul_(scale)

@@ -161,7 +161,7 @@ def autodistil_parameters(architecture: Architecture, vocab_size: int = 30522) -
     """Parameters by the cost model behind AutoDistil's tables (arXiv 2201.12507).
 
     It assumes an attention width of H * A / 12; real students are counted from their tensors
-    (`slicing.count_parameters`).
+    (`slicing.parameter_counter`).
     """
     layers, hidden = architecture.num_hidden_layers, architecture.hidden_size
     ratio = architecture.intermediate_size / hidden

@@ -62,43 +62,39 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @classmethod
     def open(
-        cls, path: Path, recipe_yaml: str, fingerprint: str, *, resume: bool = False, overwrite: bool = False
-    ) -> RunFolder:
+        self, recipe_yaml: str, fingerprint: str, *, resume: bool = False, overwrite: bool = False
+    ) -> None:
         """Make the folder, or go on in it if it belongs to the same recipe.
 
         Args:
-            path: The folder.
             recipe_yaml: The resolved recipe, kept in the folder.
             fingerprint: Identifies the recipe.
             resume: Go on with this recipe in a folder that another one began.
-            overwrite: Delete what is there first.
+            overwrite: Delete what an earlier run left there.
 
         Raises:
             InvalidInput: If the folder holds something else, and neither is asked for.
         """
-        identity = read_json(path / "run.json")
-        if path.exists() and any(path.iterdir()):
-            if overwrite and identity is not None:
-                shutil.rmtree(path)
-            elif identity is None:
-                raise InvalidInput(
-                    "output_dir",
-                    str(path),
-                    "must be new, empty, or the folder of an earlier run",
-                    "Choose another folder.",
-                )
-            elif identity["fingerprint"] != fingerprint and not resume:
-                raise InvalidInput(
-                    "output_dir",
-                    str(path),
-                    "it holds the run of another recipe",
-                    "Choose another folder, go on with --resume, or start again with --overwrite.",
-                )
-        write_text(path / "recipe.yaml", recipe_yaml)
-        write_json(path / "run.json", {"fingerprint": fingerprint})
-        return cls(path)
+        identity = read_json(self.path / "run.json")
+        if identity is not None and overwrite:
+            shutil.rmtree(self.path)
+        elif identity is not None and identity["fingerprint"] != fingerprint and not resume:
+            raise InvalidInput(
+                "output_dir",
+                str(self.path),
+                "it holds the run of another recipe",
+                "Choose another folder, go on with --resume, or start again with --overwrite.",
+            )
+        elif identity is None and self.path.exists() and any(self.path.iterdir()):
+            raise InvalidInput(
+                "output_dir",
+                str(self.path),
+                "must be new, empty, or the folder of an earlier run",
+                "Choose another folder.",
+            )
+        write_json(self.path / "run.json", {"fingerprint": fingerprint})
+        write_text(self.path / "recipe.yaml", recipe_yaml)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,10 +18,39 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-def count_parameters(model_class: type[PreTrainedModel], config: PretrainedConfig) -> int:
-    """Parameters of a model, counted from its real tensors; nothing is allocated."""
+def parameter_counter(
+    model_class: type[PreTrainedModel], config: PretrainedConfig
+) -> Callable[[Architecture], int]:
+    """A function that counts the parameters of students by the structural map of their family.
+
+    Args:
+        model_class: Class of the teacher and its students.
+        config: Config of the teacher; nothing is allocated for it.
+
+    Returns:
+        From an architecture to the number of parameters that a model of it has.
+    """
+    family = get_family(config)
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in model_class(config).parameters())
+        shapes = {name: tuple(each.shape) for name, each in model_class(config).named_parameters()}
+
+    def count(architecture: Architecture) -> int:
+        sizes = {
+            "hidden": architecture.hidden_size,
+            "head_units": architecture.hidden_size,
+            "decoder_units": architecture.hidden_size,
+            "heads": architecture.attention_size,
+            "ffn": architecture.intermediate_size,
+        }
+        total = 0
+        for name, shape in shapes.items():
+            layer = family.layer_of(name)
+            if layer is None or layer <= architecture.num_hidden_layers:
+                axes = family.parameter_axes(name)
+                total += math.prod(sizes.get(axis, size) for axis, size in zip(axes, shape, strict=True))
+        return total
+
+    return count
 
 
 def source_layers(teacher_layers: int, student_layers: int) -> list[int]:

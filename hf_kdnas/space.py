@@ -169,18 +169,27 @@ class SearchSpace:
 
         return {name: CategoricalDistribution(values) for name, values in self.dimensions.items()}
 
+    def changed(
+        self, dimensions: Mapping[str, Sequence[Any]], constraints: Mapping[str, Constraint]
+    ) -> SearchSpace:
+        """The same space with other values on some dimensions, and these constraints alone.
+
+        Raises:
+            InvalidInput: If no member is left.
+        """
+        merged = {**self.dimensions, **dimensions}
+        absolute = "intermediate_size" in dimensions
+        return SearchSpace(
+            merged, constraints, ratio=self._ratio and not absolute, head_size=self._head_size
+        )
+
     def restricted(self, constraints: Mapping[str, Constraint]) -> SearchSpace:
         """The same space under further constraints.
 
         Raises:
             InvalidInput: If no member is left.
         """
-        return SearchSpace(
-            self.dimensions,
-            {**self.constraints, **constraints},
-            ratio=self._ratio,
-            head_size=self._head_size,
-        )
+        return self.changed({}, {**self.constraints, **constraints})
 
     def native(self) -> SearchSpace:
         """The members that a stock config can hold."""

@@ -19,7 +19,7 @@ from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.importance import sensitivity
 from hf_kdnas.projection import project_student, residual_stream
-from hf_kdnas.slicing import reorder_by_importance, slice_student
+from hf_kdnas.slicing import parameter_counter, reorder_by_importance, slice_student
 
 SIZES = {
     "vocab_size": 50,
@@ -140,6 +140,7 @@ def test_students_are_stock_models_that_run(model, batch, shape: Architecture) -
     for student in (slice_student(model, shape), project_student(model, shape, residual_stream(model, inputs))):
         assert type(student) is type(model)
         assert Architecture.from_config(student.config) == shape
+        assert student.num_parameters() == parameter_counter(type(model), model.config)(shape)
         assert student.config.id2label == model.config.id2label
         assert student(**batch).logits.isfinite().all()
 

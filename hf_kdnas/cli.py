@@ -1,0 +1,259 @@
+"""The command `kdnas`.
+
+Nothing heavy is imported before a command needs it: `kdnas --help` is there at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_kdnas.errors import InvalidInput
+
+USER_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells do
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser with more help that is made only when someone asks for it."""
+
+    more_help: Callable[[], str] = staticmethod(lambda: "")
+
+    def format_help(self) -> str:
+        """The usual help, then what `more_help` returns."""
+        return super().format_help() + self.more_help()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows `kdnas`; by default the process's own.
+
+    Returns:
+        The exit code: 0, 2 for a mistake of the user's, 130 after an interrupt.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.run is not _search:
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    options.overrides = rest
+    try:
+        options.run(options)
+    except InvalidInput as error:
+        print(f"kdnas: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("kdnas: interrupted; a search goes on with the same command", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kdnas",
+        description="Search, distil and export small Transformers models.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> _Parser:
+        command = commands.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
+        command.set_defaults(run=run)
+        return command
+
+    _add_search(add("search", _search, "Search a student for a teacher and a task, distil and export it"))
+    _add_recipes(add("recipes", _list_recipes, "List, show or copy the recipes that come with the package"))
+    _add_latency(add("latency", _latency, "Measure the latency of any model folder on ONNX Runtime"))
+    report = add("report", _report, "Render the report and model card of a run again, from what is on disk")
+    report.add_argument("run_dir", metavar="RUN", type=Path, help="folder of the run")
+    add("env", _env, "Show versions, processor and ONNX Runtime providers")
+    return parser
+
+
+def _add_search(search: _Parser) -> None:
+    search.more_help = _recipe_help
+    search.usage = "kdnas search --config RECIPE [--resume | --overwrite] [--print_config] [--KEY VALUE ...]"
+    search.add_argument("--config", required=True, metavar="RECIPE", help="a recipe's path or name")
+    search.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")
+    folder = search.add_mutually_exclusive_group()
+    folder.add_argument(
+        "--resume", action="store_true", help="go on in the output folder although the recipe has changed"
+    )
+    folder.add_argument("--overwrite", action="store_true", help="begin again in the output folder")
+
+
+def _add_recipes(recipes: argparse.ArgumentParser) -> None:
+    actions = recipes.add_subparsers(title="actions", metavar="ACTION")
+    actions.add_parser("list", help="name them").set_defaults(run=_list_recipes)
+    show = actions.add_parser("show", help="print one")
+    show.add_argument("name", metavar="NAME")
+    show.set_defaults(run=_show_recipe)
+    copy = actions.add_parser("copy", help="copy one, to change it")
+    copy.add_argument("name", metavar="NAME")
+    copy.add_argument("to", metavar="FILE", type=Path, nargs="?", help="default: NAME.yaml, here")
+    copy.set_defaults(run=_copy_recipe)
+
+
+def _add_latency(latency: argparse.ArgumentParser) -> None:
+    latency.add_argument("model", metavar="MODEL_DIR", help="folder of a model, or its Hub id")
+    latency.add_argument("--reference", metavar="DIR", help="a model timed in turn with it")
+    latency.add_argument(
+        "--provider", default="CPUExecutionProvider", help="execution provider (%(default)s)"
+    )
+    latency.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
+    for name, default, text in (
+        ("threads", 1, "threads inside an operator"),
+        ("batch_size", 1, "rows in a batch"),
+        ("sequence_length", 128, "tokens in a row"),
+        ("warmup", 5, "runs before the first that counts"),
+        ("rounds", 30, "timed runs of each model"),
+    ):
+        flag = f"--{name.replace('_', '-')}"
+        latency.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (%(default)s)")
+
+
+def _recipe_help() -> str:
+    from hf_kdnas.recipe import recipe_options
+
+    lines = [f"  --{option.key}  ({option.type_text})\n      {option.help}" for option in recipe_options()]
+    return "\n".join(["", "settings of a recipe, all of which may be given here:", *lines, ""])
+
+
+def _overrides(tokens: Sequence[str]) -> list[str]:
+    """`--key value` and `--key=value` as `key=value`.
+
+    Raises:
+        InvalidInput: If a value has no key before it, or a key no value behind it.
+    """
+    found: list[str] = []
+    waiting: str | None = None
+    for token in tokens:
+        if waiting is not None and not token.startswith("--"):
+            found.append(f"{waiting}={token}")
+            waiting = None
+        elif token.startswith("--") and waiting is None:
+            if "=" in token:
+                found.append(token[2:])
+            else:
+                waiting = token[2:]
+        elif waiting is None:
+            raise InvalidInput("search", token, "settings look like --KEY VALUE", "Put its key before it.")
+        else:
+            break
+    if waiting is not None:
+        raise InvalidInput(waiting, "nothing", "a setting needs a value", f"Write --{waiting} VALUE.")
+    return found
+
+
+def _search(options: argparse.Namespace) -> None:
+    from hf_kdnas.recipe import load_recipe, recipe_to_yaml
+
+    recipe = load_recipe(options.config, _overrides(options.overrides))
+    if options.print_config:
+        print(recipe_to_yaml(recipe), end="")
+        return
+    from hf_kdnas import workflows
+
+    results = workflows.search(recipe, resume=options.resume, overwrite=options.overwrite)
+    if results:  # ranks other than the first have none
+        print(_summary(results, Path(recipe.output_dir)))
+
+
+def _summary(results: Mapping[str, Any], folder: Path) -> str:
+    teacher, student = results["teacher"], results["student"]
+    metric = results["task"]["metric"]
+    rows = [
+        ("", metric, "latency", "parameters"),
+        *(
+            (
+                f"{role} {model['architecture']}",
+                f"{model['quality']:.4f}",
+                f"{model['latency_ms']:.2f} ms",
+                f"{model['parameters'] / 1e6:.1f} M",
+            )
+            for role, model in (("teacher", teacher), ("student", student))
+        ),
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines.append(f"{results['speedup']:.2f} times as fast, keeps {results['retained']:.1%} of the {metric}")
+    if not results["constraints_met"]:
+        lines.append("No finalist met all constraints of the recipe; this one came nearest.")
+    lines += [f"student  {folder / 'student'}", f"report   {folder / 'report.html'}"]
+    return "\n".join(lines)
+
+
+def _list_recipes(options: argparse.Namespace) -> None:
+    from hf_kdnas.resources import recipe_file, recipe_names
+
+    for name in recipe_names():
+        first = recipe_file(name).read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name:20}  {first.lstrip('# ')}")
+
+
+def _packaged(name: str) -> Path:
+    from hf_kdnas.resources import recipe_file, recipe_names
+
+    if name not in recipe_names():
+        from hf_kdnas.recipe_files import nearest
+
+        raise InvalidInput(
+            "recipe", name, f"recipes are {', '.join(recipe_names())}", nearest(name, recipe_names())
+        )
+    return recipe_file(name)
+
+
+def _show_recipe(options: argparse.Namespace) -> None:
+    print(_packaged(options.name).read_text(encoding="utf-8"), end="")
+
+
+def _copy_recipe(options: argparse.Namespace) -> None:
+    source = _packaged(options.name)
+    target: Path = options.to or Path(source.name)
+    if target.is_dir():
+        target = target / source.name
+    if target.exists():
+        raise InvalidInput("FILE", str(target), "it exists", "Choose another name.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    print(target)
+
+
+def _latency(options: argparse.Namespace) -> None:
+    from hf_kdnas.recipe import LatencySection, check_section
+
+    names = ("provider", "precision", "threads", "batch_size", "sequence_length", "warmup", "rounds")
+    section = LatencySection(**{name: getattr(options, name) for name in names})
+    check_section(section)
+    from hf_kdnas import workflows
+
+    print(workflows.latency(options.model, reference=options.reference, section=section))
+
+
+def _report(options: argparse.Namespace) -> None:
+    if not (options.run_dir / "results.json").is_file():
+        raise InvalidInput(
+            "RUN",
+            str(options.run_dir),
+            "it holds no results.json: no finished run",
+            "Give the output folder of a search that has finished.",
+        )
+    from hf_kdnas import workflows
+
+    print(workflows.report(options.run_dir))
+
+
+def _env(options: argparse.Namespace) -> None:
+    from hf_kdnas.environment import environment
+
+    for name, value in environment().items():
+        print(f"{name:16}  {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

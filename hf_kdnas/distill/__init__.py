@@ -1,0 +1,1 @@
+"""Distillation: objectives over captured signals, cached teachers, and a Trainer."""

@@ -1,0 +1,161 @@
+"""Arguments of the DistillationTrainer, and how a recipe's training section becomes them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from transformers import TrainingArguments
+
+from hf_kdnas.distill.criterion import check_objectives
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.precision import resolve_precision
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """Transformers' TrainingArguments, and the objectives.
+
+    Columns are never removed: signals and indices have names that no model's forward has.
+
+    Attributes:
+        objectives: Options of each objective by name, and its `weight` (see `DistillationCriterion`);
+            a dict or the JSON of one, afterwards a dict. None means logits and hidden.
+
+    Raises:
+        InvalidInput: If an objective or one of its options is unknown, or an argument asks for
+            something that distillation can't do (FSDP, DeepSpeed, label smoothing, reentrant
+            checkpointing).
+    """
+
+    # With None among its types HfArgumentParser takes JSON on a command line, as for Trainer's own dicts.
+    objectives: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Options of each objective by name, as JSON: logits, hidden, relations, task."},
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: signals and indices are such columns."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before a model is there."""
+        self.objectives = _parsed(self.objectives)
+        check_objectives(self.objectives)
+        self._refuse()
+        if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
+            # Reentrant checkpointing runs the layers without gradients: the hooks would capture nothing
+            # to learn from.
+            self.gradient_checkpointing_kwargs = {"use_reentrant": False}
+        super().__post_init__()  # type: ignore[no-untyped-call]
+
+    def _refuse(self) -> None:
+        checkpointing = cast("dict[str, Any]", self.gradient_checkpointing_kwargs or {})
+        reentrant = checkpointing.get("use_reentrant", False)
+        refused = {
+            "remove_unused_columns": (self.remove_unused_columns, "signals are such columns"),
+            "fsdp": (self.fsdp, "hooks need whole layers on each rank: DDP or one process"),
+            "deepspeed": (self.deepspeed, "hooks need whole layers on each rank: DDP or one process"),
+            "label_smoothing_factor": (self.label_smoothing_factor, "the teacher softens the labels"),
+            "gradient_checkpointing_kwargs": (reentrant, "hooks need use_reentrant: False"),
+        }
+        for name, (given, reason) in refused.items():
+            if given:
+                raise InvalidInput(
+                    name, getattr(self, name), f"not with distillation: {reason}", "Leave it out."
+                )
+
+    @property
+    def n_gpu(self) -> int:
+        """One GPU a process: the replicas of DataParallel would leave the hooks behind."""
+        return min(1, int(super().n_gpu))
+
+
+class Training(Protocol):
+    """What `training_arguments` reads: the fields of a recipe's training section."""
+
+    @property
+    def epochs(self) -> float: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def learning_rate(self) -> float: ...  # noqa: D102
+    @property
+    def warmup_fraction(self) -> float: ...  # noqa: D102
+    @property
+    def weight_decay(self) -> float: ...  # noqa: D102
+    @property
+    def max_grad_norm(self) -> float: ...  # noqa: D102
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+    @property
+    def gradient_accumulation_steps(self) -> int: ...  # noqa: D102
+    @property
+    def training_arguments(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
+def training_arguments(section: Training, output_dir: Path, **extra: Any) -> DistillationArguments:
+    """The arguments for a recipe's training section, on either line of Transformers.
+
+    The section's own `training_arguments` come after its fields, `extra` after both. A checkpoint is
+    saved at the end of each epoch and the last one is kept.
+
+    Args:
+        section: The training section.
+        output_dir: Where checkpoints go.
+        **extra: Further fields of DistillationArguments, such as objectives, seed or report_to.
+
+    Raises:
+        InvalidInput: If an argument is unknown to the installed Transformers or refused by
+            DistillationArguments.
+    """
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    precision = resolve_precision(device, section.precision)
+    known = {argument.name for argument in fields(DistillationArguments) if argument.init}
+    arguments: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "num_train_epochs": section.epochs,
+        "per_device_train_batch_size": section.batch_size,
+        "learning_rate": section.learning_rate,
+        # Transformers 5 takes a fraction as warmup_steps, 4 has an argument of its own.
+        "warmup_ratio" if "warmup_ratio" in known else "warmup_steps": section.warmup_fraction,
+        "weight_decay": section.weight_decay,
+        "max_grad_norm": section.max_grad_norm,
+        "gradient_accumulation_steps": section.gradient_accumulation_steps,
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "use_cpu": device.type == "cpu",
+        "dataloader_pin_memory": device.type != "cpu",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "report_to": "none",
+        **section.training_arguments,
+        **extra,
+    }
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise InvalidInput(
+                "training_arguments",
+                name,
+                "must be a field of transformers.TrainingArguments",
+                f"Did you mean {near[0]}?" if near else "Remove it.",
+            )
+    return DistillationArguments(**arguments)
+
+
+def _parsed(objectives: dict[str, Any] | str | None) -> dict[str, Any]:
+    if objectives is None:
+        return {"logits": {}, "hidden": {}}
+    if isinstance(objectives, str):
+        try:
+            objectives = cast("dict[str, Any]", json.loads(objectives))
+        except json.JSONDecodeError as error:
+            raise InvalidInput(
+                "objectives", objectives, f"must be JSON ({error})", 'Write {"logits": {"weight": 1.0}}.'
+            ) from error
+    return objectives

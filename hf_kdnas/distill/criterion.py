@@ -1,0 +1,149 @@
+"""The distillation loss: objectives, their weights, and exact normalisation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.objectives import Batch, Objective, Signals, objective_class
+from hf_kdnas.errors import InvalidInput
+
+Counts: TypeAlias = Mapping[str, "int | Tensor"]
+
+
+class DistillationCriterion(nn.Module):
+    """The weighted sum of objectives, each divided by its own number of units.
+
+    `loss = sum_i weight_i * sum_i / count_i`. Where a step is spread over micro-batches and ranks, give
+    `forward` the counts over all of them: the losses then add up to the loss of the joined batch.
+
+    Maps that objectives learn are parameters of this module: hand them to the optimiser.
+
+    Args:
+        objectives: Options of each objective by name (see `OBJECTIVES`) or import path, and its
+            `weight` (default 1.0); a weight of 0 turns it off.
+        student: Shape of the student.
+        teacher: Shape of the teacher.
+        projection: A fixed map from teacher to student states, (H_T, H_S), for the objectives that
+            take one; None lets them learn maps.
+
+    Attributes:
+        weights: Weight of each objective by name.
+        student_signals: Names of the signals that the student has to give.
+        teacher_signals: Names of the signals that the teacher has to give.
+
+    Raises:
+        InvalidInput: If an objective or one of its options is unknown, a weight is negative, no weight
+            is above 0, or an objective doesn't fit to the two shapes.
+    """
+
+    def __init__(
+        self,
+        objectives: Mapping[str, Mapping[str, Any] | None],
+        student: Architecture,
+        teacher: Architecture,
+        *,
+        projection: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = check_objectives(objectives)
+        modules = {}
+        for name in self.weights:
+            kind = objective_class(name)
+            options = {key: value for key, value in (objectives[name] or {}).items() if key != "weight"}
+            if "projection" in inspect.signature(kind).parameters:
+                options["projection"] = projection
+            modules[name] = kind(student, teacher, **options)
+        self._objectives = modules
+        # A module's name may not hold the dots of an import path.
+        self.objectives = nn.ModuleDict({_module_name(name): module for name, module in modules.items()})
+        self.student_signals = _union(module.student_signals for module in modules.values())
+        self.teacher_signals = _union(module.teacher_signals for module in modules.values())
+
+    def counts(self, batch: Batch) -> dict[str, int | Tensor]:
+        """Number of units of each objective in a batch, from its masks and labels alone."""
+        return {name: objective.count(batch) for name, objective in self._objectives.items()}
+
+    @torch.no_grad()
+    def calibrate(self, teacher: Signals, batch: Batch) -> None:
+        """Let the objectives fix their constants from a sample of the teacher's signals.
+
+        Without it they take them from the first batch that they see, which then should be neither a
+        micro-batch nor one rank's part of a step.
+        """
+        for objective in self._objectives.values():
+            objective.calibrate(teacher, batch)
+
+    def forward(
+        self, student: Signals, teacher: Signals, batch: Batch, counts: Counts
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, as its part of a step.
+
+        Args:
+            student: The student's signals by name.
+            teacher: The teacher's signals by name.
+            batch: `attention_mask` (batch, length), and `labels` where there are any.
+            counts: Units of each objective in the whole step: over all micro-batches and ranks.
+
+        Returns:
+            The loss (a scalar) and each term by name: without its weight, divided by its count,
+            detached.
+        """
+        terms = {
+            name: objective(student, teacher, batch) / _at_least_one(counts[name])
+            for name, objective in self._objectives.items()
+        }
+        weighted = [self.weights[name] * term for name, term in terms.items()]
+        return torch.stack(weighted).sum(), {name: term.detach() for name, term in terms.items()}
+
+
+def check_objectives(objectives: Mapping[str, Mapping[str, Any] | None]) -> dict[str, float]:
+    """Check objectives before any model is there, and return the weights of those that are on.
+
+    Raises:
+        InvalidInput: If an objective or one of its options is unknown, a weight is negative, or no
+            weight is above 0.
+    """
+    weights = {}
+    for name, options in objectives.items():
+        _check_options(name, objective_class(name), options or {})
+        weights[name] = float((options or {}).get("weight", 1.0))
+        if not weights[name] >= 0:
+            raise InvalidInput(f"objectives.{name}.weight", weights[name], "must be 0 or more", "Try 1.0.")
+    weights = {name: weight for name, weight in weights.items() if weight > 0}
+    if not weights:
+        raise InvalidInput(
+            "objectives",
+            dict(objectives),
+            "at least one needs a weight above 0",
+            "Try logits: {weight: 1.0}.",
+        )
+    return weights
+
+
+def _check_options(name: str, kind: type[Objective], options: Mapping[str, Any]) -> None:
+    parameters = list(inspect.signature(kind).parameters)[2:]
+    allowed = ["weight", *(parameter for parameter in parameters if parameter != "projection")]
+    for option in options:
+        if option not in allowed:
+            raise InvalidInput(
+                f"objectives.{name}", option, f"its options are {', '.join(allowed)}", "Remove or rename it."
+            )
+
+
+def _union(names: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset(chain.from_iterable(names))
+
+
+def _module_name(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _at_least_one(count: int | Tensor) -> int | Tensor:
+    return count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1)

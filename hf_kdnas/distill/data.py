@@ -1,0 +1,143 @@
+"""Batches: cheap right-padding, the teacher's cached signals beside it, and batches of like lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from hf_kdnas.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from hf_kdnas.distill.signals import TeacherSignals
+
+# Batches are cut out of shuffled stretches of this many batches, each sorted by length: long enough
+# that a batch has little padding, short enough that epochs still mix.
+STRETCH = 50
+
+
+def pad(sequences: Sequence[Sequence[int]], value: int, length: int) -> tuple[Tensor, Tensor]:
+    """Right-pad sequences, and say where they are.
+
+    Args:
+        sequences: Token ids or the like.
+        value: What stands in the padding.
+        length: Length to pad to, at least the longest sequence's.
+
+    Returns:
+        The padded sequences and their attention mask, both int64 (batch, length).
+    """
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    mask = np.arange(length) < lengths[:, None]
+    padded = np.full(mask.shape, value, dtype=np.int64)
+    padded[mask] = np.concatenate(sequences)
+    return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class DistillationCollator:
+    """Make a batch of rows, with the teacher's signals where they are cached.
+
+    A row is a mapping with `input_ids`, and, where there are any, `token_type_ids`, `labels` (an
+    integer, a float for regression) and `index`, its place in the set that `signals` were made of.
+
+    The batch has `input_ids`, `attention_mask`, `token_type_ids` where the rows do, (batch, length),
+    `labels` (batch,), and `teacher`, the teacher's signals by name, each (batch, length, width) but for
+    "logits" (batch, labels).
+
+    Attributes:
+        pad_token_id: Id that fills the padding.
+        signals: The teacher's signals, or None.
+        pad_to_multiple_of: Round the batch's length up to a multiple of this (tensor cores).
+    """
+
+    pad_token_id: int
+    signals: TeacherSignals | None = None
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Make the batch.
+
+        Raises:
+            InvalidInput: If a row's length is not that of the signals of its `index`.
+        """
+        ids = [row["input_ids"] for row in rows]
+        length = max(map(len, ids))
+        if self.pad_to_multiple_of:
+            length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        batch: dict[str, Any] = {}
+        batch["input_ids"], batch["attention_mask"] = pad(ids, self.pad_token_id, length)
+        if "token_type_ids" in rows[0]:
+            batch["token_type_ids"], _ = pad([row["token_type_ids"] for row in rows], 0, length)
+        if "labels" in rows[0]:
+            batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        if self.signals is not None:
+            indices = [row["index"] for row in rows]
+            _check_lengths(self.signals, indices, ids)
+            batch["teacher"] = self.signals.collate(indices, length)
+        return batch
+
+    def without_signals(self) -> DistillationCollator:
+        """The same for rows that the teacher's signals don't cover, such as a validation split."""
+        return replace(self, signals=None)
+
+
+def _check_lengths(signals: TeacherSignals, indices: list[int], ids: Sequence[Sequence[int]]) -> None:
+    """Rows and signals that don't belong together must not be trained on silently."""
+    known = signals.lengths[indices].tolist() if max(indices) < len(signals) else None
+    if known != [len(sequence) for sequence in ids]:
+        raise InvalidInput(
+            "index",
+            indices,
+            f"the teacher's signals in {signals.folder} cover {len(signals)} other sequences",
+            "Build the signals from these rows, in the order of their index.",
+        )
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Indices in an order that batches sequences of like lengths, new in each epoch.
+
+    The order follows from (seed, epoch) alone, never from a global generator, so that a resumed run
+    sees the same batches. Nothing is dropped; a last, smaller batch comes last. Use it with a
+    `BatchSampler` or `DataLoader` of the same batch size, or take `batches` directly.
+
+    Args:
+        lengths: Length of each sequence.
+        batch_size: Sequences of a batch, over all ranks.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = np.asarray(lengths)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch, counted from 0 (Accelerate calls this)."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> list[list[int]]:
+        """The batches of the epoch, each a list of indices."""
+        random = np.random.default_rng([self._seed, self._epoch])
+        order = random.permutation(len(self._lengths))
+        size, stretch = self._batch_size, self._batch_size * STRETCH
+        for start in range(0, len(order), stretch):
+            part = order[start : start + stretch]
+            order[start : start + stretch] = part[np.argsort(self._lengths[part], kind="stable")]
+        whole = len(order) // size * size
+        full = random.permutation(order[:whole].reshape(-1, size))
+        rest = order[whole:]
+        return [*full.tolist(), *([rest.tolist()] if len(rest) else [])]

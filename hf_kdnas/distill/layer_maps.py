@@ -1,0 +1,97 @@
+"""Which teacher layers a student layer learns from: one function of the two depths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import TypeAlias
+
+from hf_kdnas.errors import InvalidInput
+
+Pair: TypeAlias = tuple[int, int]
+
+KINDS = ("last", "uniform", "uniform+last", "uniform-consecutive")
+
+
+def layer_pairs(kind: str | Iterable[Sequence[int]], teacher_layers: int, student_layers: int) -> list[Pair]:
+    """The pairs (teacher layer, student layer) of a layer map.
+
+    Layers count from 1; 0 stands for the output of the embeddings. The maps (arXiv 2310.08797), for a
+    student layer i, teacher depth L_T and student depth L_S:
+
+    - `last`: teacher layer L_T - L_S + i.
+    - `uniform`: round(i * L_T / L_S), halves rounded up.
+    - `uniform+last`: i * floor(L_T / L_S) and L_T - L_S + i (KD-NAS, arXiv 2303.09639).
+    - `uniform-consecutive`: floor((i - 1) * L_T / L_S) .. ceil(i * L_T / L_S), so that every layer of the
+      teacher contributes.
+
+    Args:
+        kind: One of these names, or the pairs themselves.
+        teacher_layers: Depth of the teacher, L_T.
+        student_layers: Depth of the student, L_S.
+
+    Returns:
+        The pairs, sorted by student layer; a student layer may have several teacher layers.
+
+    Raises:
+        InvalidInput: If the name is unknown, a layer doesn't exist, or a map by name but
+            `uniform-consecutive` is asked for a student deeper than its teacher.
+    """
+    if not isinstance(kind, str):
+        return _explicit_pairs(kind, teacher_layers, student_layers)
+    if kind not in KINDS:
+        raise InvalidInput("layers", kind, f"layer maps are {', '.join(KINDS)}", "Choose one, or list pairs.")
+    if student_layers > teacher_layers and kind != "uniform-consecutive":
+        raise InvalidInput(
+            "layers",
+            kind,
+            f"the student ({student_layers} layers) may be no deeper than the teacher ({teacher_layers})",
+            "Choose a shallower student, uniform-consecutive, or list the pairs.",
+        )
+    students = range(1, student_layers + 1)
+    return list(
+        chain.from_iterable(
+            ((layer, student) for layer in _sources(kind, student, teacher_layers, student_layers))
+            for student in students
+        )
+    )
+
+
+def _sources(kind: str, student: int, teacher_layers: int, student_layers: int) -> Iterable[int]:
+    """Teacher layers of one student layer, without repeats, in ascending order."""
+    last = teacher_layers - student_layers + student
+    if kind == "last":
+        return (last,)
+    if kind == "uniform":
+        return ((2 * student * teacher_layers + student_layers) // (2 * student_layers),)
+    if kind == "uniform+last":
+        return sorted({student * (teacher_layers // student_layers), last})
+    first = (student - 1) * teacher_layers // student_layers
+    return range(first, -(-student * teacher_layers // student_layers) + 1)
+
+
+def _explicit_pairs(pairs: Iterable[Sequence[int]], teacher_layers: int, student_layers: int) -> list[Pair]:
+    found: list[Pair] = []
+    for pair in pairs:
+        if len(pair) != 2:
+            raise InvalidInput(
+                "layers",
+                list(pair),
+                "a pair is [teacher layer, student layer]",
+                "Write pairs of two numbers.",
+            )
+        teacher, student = pair
+        if not (0 <= teacher <= teacher_layers and 0 <= student <= student_layers):
+            raise InvalidInput(
+                "layers",
+                list(pair),
+                f"the teacher has layers 0 to {teacher_layers}, the student 0 to {student_layers} "
+                "(0 is the output of the embeddings)",
+                "Name layers that exist, or choose a map by name.",
+            )
+        found.append((teacher, student))
+    if not found:
+        raise InvalidInput(
+            "layers", [], "needs at least one pair", f"Add one, or name a map: {', '.join(KINDS)}."
+        )
+    return sorted(set(found), key=lambda pair: pair[::-1])

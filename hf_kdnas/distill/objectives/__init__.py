@@ -1,0 +1,63 @@
+"""Objectives: one loss a file, each a small module over captured signals."""
+
+from __future__ import annotations
+
+import importlib
+
+from hf_kdnas.distill.objectives.base import Batch, Objective, Signals
+from hf_kdnas.distill.objectives.hidden import HiddenStates
+from hf_kdnas.distill.objectives.logits import Logits
+from hf_kdnas.distill.objectives.relations import Relations
+from hf_kdnas.distill.objectives.task import Task
+from hf_kdnas.errors import InvalidInput
+
+__all__ = [
+    "OBJECTIVES",
+    "Batch",
+    "HiddenStates",
+    "Logits",
+    "Objective",
+    "Relations",
+    "Signals",
+    "Task",
+    "objective_class",
+]
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "logits": Logits,
+    "hidden": HiddenStates,
+    "relations": Relations,
+    "task": Task,
+}
+
+
+def objective_class(name: str) -> type[Objective]:
+    """An objective by its name, or a user's own by import path ("package.module:Class").
+
+    Raises:
+        InvalidInput: If there is none of that name, or what the path names is not an Objective.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    module, separator, attribute = name.partition(":")
+    if not separator:
+        raise InvalidInput(
+            "objectives",
+            name,
+            f"objectives are {', '.join(OBJECTIVES)}",
+            'Choose one of these, or name your own by import path, "package.module:Class".',
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InvalidInput(
+            "objectives", name, f"can't be imported ({error})", "Install the package or mend the path."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        raise InvalidInput(
+            "objectives",
+            name,
+            "must be a subclass of hf_kdnas.distill.objectives.Objective",
+            "Derive the class from it.",
+        )
+    return found

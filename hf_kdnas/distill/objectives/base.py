@@ -1,0 +1,100 @@
+"""What an objective is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hf_kdnas.architecture import Architecture
+
+Signals: TypeAlias = Mapping[str, Tensor]
+Batch: TypeAlias = Mapping[str, Any]
+
+
+class Objective(nn.Module):
+    """One term of the distillation loss: a sum over units, with the number of units beside it.
+
+    The sum, not the mean, because a step may be spread over micro-batches and ranks of different
+    sizes: the caller divides by the count over all of them. Subclasses set `student_signals` and
+    `teacher_signals` in their constructor and implement `count` and `total`.
+
+    Signals are named "logits" (batch, labels); "hidden.K" (batch, length, hidden), K = 0 for the
+    output of the embeddings, then layers from 1; "query.K", "key.K", "value.K" (batch, length, heads x
+    head size). What they hold at padded positions means nothing.
+
+    Args:
+        student: Shape of the student.
+        teacher: Shape of the teacher.
+
+    Attributes:
+        student_signals: Names of the student's signals that `forward` reads.
+        teacher_signals: Names of the teacher's signals that `forward` reads.
+    """
+
+    student_signals: frozenset[str] = frozenset()
+    teacher_signals: frozenset[str] = frozenset()
+
+    def __init__(self, student: Architecture, teacher: Architecture) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+
+    def count(self, batch: Batch) -> int | Tensor:
+        """Number of units in a batch, from its masks and labels alone (no signals)."""
+        raise NotImplementedError
+
+    def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """Sum of the loss over the units of a batch.
+
+        Autocast is off, signals come in fp32 at least and with zeros at padded positions.
+        """
+        raise NotImplementedError
+
+    def calibrate(self, teacher: Signals, batch: Batch) -> None:
+        """Fix, from a sample of the teacher's signals, what has to stay the same in all batches."""
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """The sum of the loss over the batch's units, in fp32 also under autocast.
+
+        Args:
+            student: The student's signals by name.
+            teacher: The teacher's signals by name, without gradients.
+            batch: `attention_mask` (batch, length), and `labels` where there are any.
+        """
+        padding = ~batch["attention_mask"].bool()
+        with torch.autocast(padding.device.type, enabled=False):
+            return self.total(
+                {name: _cleaned(student[name], padding) for name in self.student_signals},
+                {name: _cleaned(teacher[name], padding) for name in self.teacher_signals},
+                batch,
+            )
+
+
+def _cleaned(signal: Tensor, padding: Tensor) -> Tensor:
+    """A signal in fp32 at least, emptied where it has padding.
+
+    Emptied before it is used, because what stands there may be infinite, and would reach the real
+    tokens through the matrix products of a backward pass.
+    """
+    signal = signal.float() if signal.dtype in (torch.float16, torch.bfloat16) else signal
+    return signal.masked_fill(padding[..., None], 0) if signal.dim() > 2 else signal
+
+
+def count_samples(batch: Batch) -> int:
+    """Sequences in a batch."""
+    return len(batch["attention_mask"])
+
+
+def count_tokens(batch: Batch) -> Tensor:
+    """Tokens in a batch, without padding."""
+    tokens: Tensor = batch["attention_mask"].sum()
+    return tokens
+
+
+def sum_over_tokens(values: Tensor, batch: Batch) -> Tensor:
+    """Sum of `values` (batch, length) over the tokens that are not padding."""
+    total: Tensor = (values * batch["attention_mask"]).sum()
+    return total

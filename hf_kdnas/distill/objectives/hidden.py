@@ -1,0 +1,125 @@
+"""Hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.layer_maps import layer_pairs
+from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_tokens, sum_over_tokens
+from hf_kdnas.errors import InvalidInput
+
+
+class HiddenStates(Objective):
+    """Mean squared error between hidden states, through a learned or a fixed map.
+
+    Learned (arXiv 2310.08797; KD-NAS, arXiv 2303.09639): one linear map per student layer, H_S -> n *
+    H_T, against the states of its n teacher layers side by side; the error is a mean over features, so
+    that each teacher layer counts alike.
+
+    Fixed, where a `projection` P (H_T, H_S) is given: the teacher's states times P against the
+    student's, divided by the variance of the projected states; there is nothing to learn. That variance
+    belongs to the teacher layer and is fixed once, by `calibrate` or by the first batch.
+
+    The value per token is the mean over the student's layers. Units: tokens.
+
+    Args:
+        student: Shape of the student.
+        teacher: Shape of the teacher.
+        layers: Layer map by name, or pairs [teacher layer, student layer] (see `layer_pairs`).
+        projection: The fixed map P, (H_T, H_S), or None to learn maps.
+
+    Raises:
+        InvalidInput: If a layer doesn't exist or the projection's shape doesn't fit.
+    """
+
+    projection: Tensor | None
+    variance: Tensor
+
+    def __init__(
+        self,
+        student: Architecture,
+        teacher: Architecture,
+        *,
+        layers: str | Sequence[Sequence[int]] = "uniform",
+        projection: Tensor | None = None,
+    ) -> None:
+        super().__init__(student, teacher)
+        self.sources: dict[int, list[int]] = {}
+        for source, layer in layer_pairs(layers, teacher.num_hidden_layers, student.num_hidden_layers):
+            self.sources.setdefault(layer, []).append(source)
+        self.used = sorted({source for sources in self.sources.values() for source in sources})
+        self.student_signals = frozenset(f"hidden.{layer}" for layer in self.sources)
+        self.teacher_signals = frozenset(f"hidden.{source}" for source in self.used)
+        if projection is None:
+            self.maps = nn.ModuleDict(
+                {
+                    str(layer): nn.Linear(student.hidden_size, len(sources) * teacher.hidden_size)
+                    for layer, sources in self.sources.items()
+                }
+            )
+        else:
+            _check_projection(projection, student, teacher)
+        # Neither buffer is saved: the caller gives the projection again, and calibrates again.
+        self.register_buffer("projection", projection, persistent=False)
+        self.register_buffer("variance", torch.ones(len(self.used)), persistent=False)
+        self.calibrated = projection is None
+
+    def count(self, batch: Batch) -> Tensor:
+        """Tokens."""
+        return count_tokens(batch)
+
+    def calibrate(self, teacher: Signals, batch: Batch) -> None:
+        """Fix the variance of each projected teacher layer, over the tokens of this sample."""
+        if self.projection is None:
+            return
+        kept = batch["attention_mask"].bool()
+        for position, source in enumerate(self.used):
+            states = teacher[f"hidden.{source}"][kept].to(self.projection.dtype)
+            self.variance[position] = (states @ self.projection).var()
+        self.calibrated = True
+
+    def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """Sum over the tokens."""
+        if not self.calibrated:
+            self.calibrate(teacher, batch)
+        error = self._learned_error if self.projection is None else self._projected_error
+        return sum_over_tokens(error(student, teacher), batch) / len(self.sources)
+
+    def _learned_error(self, student: Signals, teacher: Signals) -> Tensor:
+        """Error per token, (batch, length), summed over the student's layers."""
+        errors = []
+        for layer, sources in self.sources.items():
+            wanted = torch.cat([teacher[f"hidden.{source}"] for source in sources], dim=-1)
+            mapped = self.maps[str(layer)](student[f"hidden.{layer}"])
+            errors.append((mapped - wanted).square().mean(-1))
+        return torch.stack(errors).sum(0)
+
+    def _projected_error(self, student: Signals, teacher: Signals) -> Tensor:
+        """The same against projected teacher states, relative to their variance."""
+        projection = cast("Tensor", self.projection)
+        projected = {
+            source: teacher[f"hidden.{source}"].to(projection.dtype) @ projection for source in self.used
+        }
+        variance = dict(zip(self.used, self.variance, strict=True))
+        errors = []
+        for layer, sources in self.sources.items():
+            for source in sources:
+                error = (student[f"hidden.{layer}"] - projected[source]).square().mean(-1)
+                errors.append(error / (variance[source] * len(sources)))
+        return torch.stack(errors).sum(0)
+
+
+def _check_projection(projection: Tensor, student: Architecture, teacher: Architecture) -> None:
+    wanted = (teacher.hidden_size, student.hidden_size)
+    if tuple(projection.shape) != wanted:
+        raise InvalidInput(
+            "projection",
+            tuple(projection.shape),
+            f"must be {wanted}, the teacher's hidden size by the student's",
+            "Give the projection that belongs to this student.",
+        )

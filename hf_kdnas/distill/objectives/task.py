@@ -1,0 +1,57 @@
+"""The task's own loss."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.objectives.base import Batch, Objective, Signals
+from hf_kdnas.errors import InvalidInput
+
+IGNORED = -100  # Transformers' label for "no label here"
+
+
+class Task(Objective):
+    """Cross-entropy against integer labels, mean squared error against floating-point ones.
+
+    Units: samples with a label.
+
+    Args:
+        student: Shape of the student.
+        teacher: Shape of the teacher (not used).
+    """
+
+    def __init__(self, student: Architecture, teacher: Architecture) -> None:
+        super().__init__(student, teacher)
+        self.student_signals = frozenset({"logits"})
+
+    def count(self, batch: Batch) -> int | Tensor:
+        """Samples with a label.
+
+        Raises:
+            InvalidInput: If the batch has no labels.
+        """
+        labels = _labels(batch)
+        return labels.numel() if labels.is_floating_point() else (labels != IGNORED).sum()
+
+    def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """Sum over the labelled samples."""
+        labels, logits = _labels(batch), student["logits"]
+        if labels.is_floating_point():
+            return (logits.flatten() - labels.flatten()).square().sum()
+        return functional.cross_entropy(
+            logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+
+
+def _labels(batch: Batch) -> Tensor:
+    if "labels" not in batch:
+        raise InvalidInput(
+            "objectives",
+            "task",
+            f"needs labels; the batch has {', '.join(sorted(batch))}",
+            "Give the data a label column, or leave the task objective out.",
+        )
+    labels: Tensor = batch["labels"]
+    return labels

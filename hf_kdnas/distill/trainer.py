@@ -1,0 +1,358 @@
+"""Transformers' Trainer with a distillation loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.arguments import DistillationArguments
+from hf_kdnas.distill.capture import MODEL_INPUTS, Capture, forward_signals
+from hf_kdnas.distill.criterion import DistillationCriterion
+from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
+from hf_kdnas.distill.signals import TeacherSignals
+from hf_kdnas.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader, Sampler
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CRITERION = "criterion.safetensors"
+
+# Rows of the training set on which objectives fix their constants: the same on every rank.
+CALIBRATION_ROWS = 64
+
+
+class DistillationTrainer(Trainer):  # type: ignore[misc, unused-ignore]
+    """Trains a student on a teacher's signals, live or cached, and on the labels.
+
+    Every objective is a sum over its own units, divided by their number over all micro-batches and
+    ranks of a step, so that accumulation and ranks give the gradient of the joined batch. Each is logged
+    as `loss_NAME`. Maps that objectives learn are optimised with the student, kept beside each
+    checkpoint in `criterion.safetensors`, and never part of the saved model.
+
+    Evaluation asks the student alone: `eval_loss` is its own head's loss on the labels.
+
+    Args:
+        model: The student.
+        args: The arguments, with the objectives.
+        teacher: A live model, signals that were computed before, or None where no objective needs a
+            teacher.
+        projection: A fixed map from teacher to student states, (H_T, H_S), for the objectives that take
+            one; None lets them learn maps.
+        train_dataset: Rows as `DistillationCollator` takes them.
+        eval_dataset: Rows likewise.
+        data_collator: Makes the batches; by default a `DistillationCollator` with the signals.
+        processing_class: The student's tokenizer.
+        teacher_processing_class: The teacher's tokenizer, where it is another one: their vocabularies
+            are compared.
+        **kwargs: Further arguments of Trainer.
+
+    Raises:
+        InvalidInput: If teacher and student have other vocabularies or numbers of labels, a layer or
+            signal that an objective needs doesn't exist, no teacher is there for an objective that
+            needs one, or the run is sharded (FSDP, DeepSpeed).
+    """
+
+    # Our loss is divided by the counts of the whole step: Trainer may not divide it again. This one is
+    # for Transformers 5, model_accepts_loss_kwargs below for 4.57.
+    loss_is_scaled_for_ga = True
+
+    args: DistillationArguments
+    train_dataset: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: DistillationArguments,
+        teacher: PreTrainedModel | TeacherSignals | None = None,
+        *,
+        projection: Tensor | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        cached = teacher if isinstance(teacher, TeacherSignals) else getattr(data_collator, "signals", None)
+        live = None if isinstance(teacher, TeacherSignals) else teacher
+        criterion = _criterion(model, _teacher_shape(live, cached), args, projection)
+        _check_teacher(model, live, cached, criterion.teacher_signals)
+        _check_vocabularies(processing_class, teacher_processing_class)
+        self._student_capture = Capture(model, criterion.student_signals)
+        self._teacher_capture = Capture(live, criterion.teacher_signals) if live is not None else None
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=data_collator or DistillationCollator(model.config.pad_token_id or 0, cached),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        _refuse_sharding(self.accelerator.distributed_type)
+        self.model_accepts_loss_kwargs = True
+        self.criterion = criterion.to(args.device)
+        self.teacher = live
+        if live is not None:
+            cast("nn.Module", live).to(args.device).requires_grad_(False).eval()
+        self._terms: dict[str, Tensor] = {}
+        self._steps_since_log = 0
+
+    # What a batch is
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        batch_size = self.args.train_batch_size * self.args.world_size
+        return LengthGroupedSampler([len(row["input_ids"]) for row in dataset], batch_size, seed)
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        """Trainer's own, without the teacher's signals: they cover the training rows alone."""
+        with _without_signals(self):
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        """Trainer's own, without the teacher's signals: they cover the training rows alone."""
+        with _without_signals(self):
+            return super().get_test_dataloader(*args, **kwargs)
+
+    # What a step is
+
+    def get_batch_samples(  # type: ignore[override]
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], dict[str, Tensor]]:
+        """The micro-batches of a step, and the units of each objective over all of them and all ranks."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._steps_since_log += 1
+        # Trainer empties the gradients of the student alone.
+        self.criterion.zero_grad()
+        return samples, self._counts(samples)
+
+    def _counts(self, samples: list[Any]) -> dict[str, Tensor]:
+        found = [self.criterion.counts(batch) for batch in samples]
+        names = list(self.criterion.weights)
+        totals = [torch.as_tensor(sum(counts[name] for counts in found)) for name in names]
+        joined = torch.stack([total.to(self.args.device) for total in totals])
+        if self.accelerator.num_processes > 1:
+            joined = self.accelerator.reduce(joined, reduction="sum")
+        return dict(zip(names, joined.unbind(), strict=True))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The batch's part of the step's loss; in evaluation the loss of the student's own head.
+
+        Args:
+            model: The student, wrapped or not.
+            inputs: A batch.
+            return_outputs: Return the outputs as well.
+            num_items_in_batch: Units of each objective in the whole step; None takes the batch's own.
+        """
+        if not model.training:
+            outputs = model(**{name: inputs[name] for name in (*MODEL_INPUTS, "labels") if name in inputs})
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+        student = forward_signals(model, self._student_capture, inputs)
+        counts = self.criterion.counts(inputs) if num_items_in_batch is None else num_items_in_batch
+        loss, terms = self.criterion(student, self._teacher_signals(inputs), inputs, counts)
+        for name, term in terms.items():
+            self._terms[name] = self._terms.get(name, 0) + term
+        # DDP takes the mean over ranks where the step's loss is their sum.
+        loss = loss * self.accelerator.num_processes
+        return (loss, {"loss": loss, "logits": student["logits"]}) if return_outputs else loss
+
+    def _teacher_signals(self, inputs: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        if "teacher" in inputs or self.teacher is None or self._teacher_capture is None:
+            signals: Mapping[str, Tensor] = inputs.get("teacher", {})
+            return signals
+        with torch.no_grad(), self.accelerator.autocast():
+            return forward_signals(self.teacher, self._teacher_capture, inputs)
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Trainer's own, and the mean of the learned maps' gradients over the ranks, as DDP does."""
+        loss: Tensor = super().training_step(model, *args, **kwargs)
+        if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:
+            for parameter in self.criterion.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        return loss
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own; the student's forward is afterwards as it was, without mixed precision."""
+        self._calibrate()
+        output = super().train(*args, **kwargs)
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        return output
+
+    def _calibrate(self) -> None:
+        """Fix the objectives' constants on rows spread over the training set, the same on every rank."""
+        if not self.criterion.teacher_signals:
+            return
+        spread = range(0, len(self.train_dataset), max(1, len(self.train_dataset) // CALIBRATION_ROWS))
+        batch = self._prepare_inputs(self.data_collator([self.train_dataset[row] for row in spread]))
+        self.criterion.calibrate(self._teacher_signals(batch), batch)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Trainer's own, with the mean of each term since the last time beside the loss."""
+        if "loss" in logs and self._terms:
+            sums = torch.stack(list(self._terms.values()))
+            if self.accelerator.num_processes > 1:
+                sums = self.accelerator.reduce(sums, reduction="sum")
+            means = (sums / self._steps_since_log).tolist()
+            logs |= {f"loss_{name}": value for name, value in zip(self._terms, means, strict=True)}
+            self._terms, self._steps_since_log = {}, 0
+        super().log(logs, *args, **kwargs)
+
+    # What is kept of the learned maps
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Trainer's own, with the learned maps as one more group."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[no-untyped-call]
+        known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        learned = [parameter for parameter in self.criterion.parameters() if id(parameter) not in known]
+        if learned:
+            optimizer.add_param_group({"params": learned, "weight_decay": self.args.weight_decay})
+        return optimizer
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[no-untyped-call]
+        learned = self.criterion.state_dict()
+        if learned and self.args.should_save:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in learned.items()}, Path(output_dir) / CRITERION
+            )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[no-untyped-call]
+        if checkpoint is not None and self.criterion.state_dict():
+            learned = load_file(Path(checkpoint) / CRITERION, device=str(self.args.device))
+            self.criterion.load_state_dict(learned)
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The latest whole checkpoint in a folder, or None: the one to resume from after a kill.
+
+    Trainer writes a checkpoint file by file, its state last.
+    """
+    found = {}
+    for folder in output_dir.glob("checkpoint-*"):
+        try:
+            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            continue
+        found[state["global_step"]] = folder
+    return found[max(found)] if found else None
+
+
+def _criterion(
+    model: PreTrainedModel,
+    teacher: Architecture | None,
+    args: DistillationArguments,
+    projection: Tensor | None,
+) -> DistillationCriterion:
+    student = Architecture.from_config(model.config)
+    # Every rank has to draw the same maps, and the run the same ones again.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args.seed)
+        objectives = cast("dict[str, Any]", args.objectives)
+        return DistillationCriterion(objectives, student, teacher or student, projection=projection)
+
+
+@contextmanager
+def _without_signals(trainer: Trainer) -> Iterator[None]:
+    collator = trainer.data_collator
+    if isinstance(collator, DistillationCollator):
+        trainer.data_collator = collator.without_signals()
+    try:
+        yield
+    finally:
+        trainer.data_collator = collator
+
+
+def _teacher_shape(live: PreTrainedModel | None, cached: TeacherSignals | None) -> Architecture | None:
+    if cached is not None:
+        return cached.teacher
+    return Architecture.from_config(live.config) if live is not None else None
+
+
+def _check_teacher(
+    student: PreTrainedModel,
+    live: PreTrainedModel | None,
+    cached: TeacherSignals | None,
+    needed: frozenset[str],
+) -> None:
+    """Refuse a teacher that can't give the needed signals for this student."""
+    if live is None and cached is None:
+        if needed:
+            raise InvalidInput(
+                "teacher",
+                None,
+                f"the objectives need its {', '.join(sorted(needed))}",
+                "Give a model or TeacherSignals, or the task objective alone.",
+            )
+        return
+    missing = needed - set(cached.names) if cached is not None else None
+    if missing:
+        raise InvalidInput(
+            "teacher",
+            ", ".join(sorted(cached.names)) if cached is not None else None,
+            f"the objectives need {', '.join(sorted(missing))} as well",
+            "Build the signals with all names in DistillationCriterion.teacher_signals.",
+        )
+    source = cached if cached is not None else cast("PreTrainedModel", live).config
+    if source.vocab_size != student.config.vocab_size:
+        raise InvalidInput(
+            "vocab_size",
+            student.config.vocab_size,
+            f"the teacher's vocabulary has {source.vocab_size} entries",
+            "Make the student from the teacher's config and tokenizer.",
+        )
+    if "logits" in needed and source.num_labels != student.config.num_labels:
+        raise InvalidInput(
+            "num_labels",
+            student.config.num_labels,
+            f"the teacher has {source.num_labels} labels",
+            "Give student and teacher the same labels, or leave the logits objective out.",
+        )
+
+
+def _check_vocabularies(
+    student: PreTrainedTokenizerBase | None, teacher: PreTrainedTokenizerBase | None
+) -> None:
+    """Refuse tokenizers that number their tokens differently, even where the sizes agree."""
+    if student is None or teacher is None:
+        return
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    if differing:
+        token = differing[0]
+        raise InvalidInput(
+            "processing_class",
+            f"{token!r} as id {ours.get(token)}",
+            f"the teacher's tokenizer has it as id {theirs.get(token)}; {len(differing)} tokens differ",
+            "Use the teacher's tokenizer for the student.",
+        )
+
+
+def _refuse_sharding(distributed_type: DistributedType) -> None:
+    if distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise InvalidInput(
+            "distributed_type",
+            distributed_type.value,
+            "hooks need whole layers on each rank",
+            "Launch with DDP (accelerate launch --multi_gpu) or one process.",
+        )

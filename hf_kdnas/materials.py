@@ -1,0 +1,144 @@
+"""What students are made of: the prepared teacher, their first weights, the teacher's signals."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.criterion import DistillationCriterion
+from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
+from hf_kdnas.distill.signals import TeacherSignals, signals_key, teacher_hash
+from hf_kdnas.initialisation import Initialiser
+from hf_kdnas.precision import resolve_precision
+from hf_kdnas.resources import cache_dir
+from hf_kdnas.teacher import prepare_teacher
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from torch import Tensor
+
+    from hf_kdnas.plan import Plan
+    from hf_kdnas.progress import Narrator
+
+# Batches of training rows on which units are scored, and tokens of the sample that the residual
+# stream is looked at with.
+IMPORTANCE_BATCHES = 20
+IMPORTANCE_BATCH_SIZE = 32
+STREAM_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What all students of a run are made of.
+
+    Attributes:
+        initialiser: Holds the prepared teacher and makes students of it.
+        signals: What the teacher says about the training rows, or None where it runs live.
+        collator: Makes batches, with the signals.
+    """
+
+    initialiser: Initialiser
+    signals: TeacherSignals | None
+    collator: DistillationCollator
+
+
+def prepare_initialiser(plan: Plan, processes: PartialState) -> Initialiser:
+    """Load or fine-tune the teacher, and look at it as the initialisation needs it."""
+    recipe = plan.recipe
+    teacher = prepare_teacher(recipe.teacher, plan.task, recipe.seed).to(processes.device)
+    collator = DistillationCollator(plan.task.pad_token_id)
+    rng = random.Random(recipe.data.split_seed)
+    rows = plan.task.train
+    lengths = [len(row["input_ids"]) for row in rows]
+    batches = LengthGroupedSampler(lengths, IMPORTANCE_BATCH_SIZE, recipe.data.split_seed).batches()
+    chosen = rng.sample(batches, min(IMPORTANCE_BATCHES, len(batches)))
+    labelled = [collator([rows[index] for index in batch]) for batch in chosen]
+    sample = collator(_sample(rows, rng))
+    sample.pop("labels")
+    with torch.enable_grad():
+        teacher.requires_grad_(True)
+        initialiser = Initialiser.prepare(
+            recipe.distillation.initialisation,
+            teacher,
+            [_to(batch, processes.device) for batch in labelled],
+            _to(sample, processes.device),
+        )
+        teacher.requires_grad_(False)
+    return initialiser
+
+
+def prepare_signals(
+    plan: Plan, initialiser: Initialiser, processes: PartialState, narrator: Narrator
+) -> TeacherSignals | None:
+    """Compute, or find in the cache, what the teacher says about the training rows.
+
+    Returns:
+        None where no objective needs a teacher, or where the teacher runs live: the recipe says so, or
+        the signals would outgrow the disk budget.
+    """
+    distillation, rows = plan.recipe.distillation, plan.task.train
+    names = _needed_signals(plan, initialiser)
+    size = TeacherSignals.size_bytes(plan.config, (len(row["input_ids"]) for row in rows), names)
+    if not names or not distillation.signals.cache:
+        return None
+    if size > distillation.signals.disk_budget_gb * 1e9:
+        narrator.say(f"  signals would take {size / 1e9:.1f} GB, over the budget: the teacher runs live")
+        return None
+    ids = [row["input_ids"] for row in rows]
+    types = [row["token_type_ids"] for row in rows] if "token_type_ids" in rows[0] else None
+    teacher = initialiser.teacher
+    compute = resolve_precision(processes.device, distillation.training.precision)
+    compute = "bf16" if compute == "bf16" else "fp32"
+    key = signals_key(teacher_hash(teacher), ids, names, "fp16", token_type_ids=types, compute=compute)
+    folder = cache_dir() / "signals" / key[:16]
+    if processes.is_main_process:
+        with narrator.loop(f"signals ({size / 1e9:.2f} GB)", len(rows)) as progress:
+            TeacherSignals.build(
+                teacher,
+                ids,
+                names,
+                folder,
+                token_type_ids=types,
+                compute=compute,
+                progress=lambda done, _: progress(done, ""),
+            )
+    processes.wait_for_everyone()
+    return TeacherSignals.open(folder)
+
+
+def _needed_signals(plan: Plan, initialiser: Initialiser) -> list[str]:
+    """What the objectives ask of the teacher, over all depths of the space and the baselines."""
+    shapes = {member.num_hidden_layers: member for member in [*plan.space, *plan.baselines.values()]}
+    names: set[str] = set()
+    for shape in shapes.values():
+        criterion = DistillationCriterion(
+            plan.recipe.distillation.objectives,
+            shape,
+            Architecture.from_config(plan.config),
+            projection=initialiser.projection(shape),
+        )
+        names |= criterion.teacher_signals
+    return sorted(names)
+
+
+def _sample(rows: Iterable[Mapping[str, Any]], rng: random.Random) -> list[Mapping[str, Any]]:
+    """Rows of the middle lengths, drawn at random, of some STREAM_TOKENS tokens."""
+    by_length = sorted(rows, key=lambda row: len(row["input_ids"]))
+    middle = by_length[: max(1, len(by_length) * 9 // 10)]
+    rng.shuffle(middle)
+    chosen, tokens = [], 0
+    for row in middle:
+        if tokens >= STREAM_TOKENS:
+            break
+        chosen.append(row)
+        tokens += len(row["input_ids"])
+    return chosen
+
+
+def _to(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -1,0 +1,144 @@
+"""What a recipe comes to, checked as far as can be before any expensive work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.baselines import baseline_architecture
+from hf_kdnas.distill.arguments import training_arguments
+from hf_kdnas.distill.criterion import DistillationCriterion
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
+from hf_kdnas.latency.export import get_exporter
+from hf_kdnas.latency.target import LatencyTarget
+from hf_kdnas.slicing import parameter_counter
+from hf_kdnas.space import DIMENSIONS, Constraint, SearchSpace
+from hf_kdnas.tasks import TaskData, load_task
+from hf_kdnas.teacher import load_config, load_tokenizer, with_task_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from hf_kdnas.latency.export.base import Exporter
+    from hf_kdnas.recipe import Recipe, SpaceSection
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe, resolved.
+
+    Attributes:
+        recipe: The recipe.
+        config: The teacher's config with the task's head.
+        model_class: Class of the teacher and its students.
+        tokenizer: The teacher's.
+        task: The task, with its rows.
+        space: The members that can be made.
+        baselines: Hand-crafted shapes by name.
+        exporter: Makes ONNX files.
+        target: Where latency is measured.
+    """
+
+    recipe: Recipe
+    config: PretrainedConfig
+    model_class: type[Any]
+    tokenizer: PreTrainedTokenizerBase
+    task: TaskData
+    space: SearchSpace
+    baselines: dict[str, Architecture]
+    exporter: Exporter
+    target: LatencyTarget
+
+    @property
+    def teacher(self) -> Architecture:
+        """The teacher's shape."""
+        return Architecture.from_config(self.config)
+
+    def parameters(self, architecture: Architecture) -> int:
+        """Parameters of a student."""
+        return parameter_counter(self.model_class, self.config)(architecture)
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Load what is cheap, and check that everything in the recipe fits together.
+
+    Raises:
+        InvalidInput: Naming the first thing that doesn't.
+        MissingPackage: If a package is missing, with the line that installs it.
+    """
+    target = LatencyTarget(**vars(recipe.latency))
+    exporter = get_exporter(recipe.export.backend)
+    config = load_config(recipe.teacher)
+    shape = Architecture.from_config(config)
+    baselines = {name: baseline_architecture(name, shape) for name in recipe.search.baselines}
+    _check_baselines(baselines, shape, recipe.distillation.initialisation)
+    _check_length(recipe, get_family(config).max_length(config))
+    tokenizer = load_tokenizer(recipe.teacher, config)
+    task = load_task(recipe.data, tokenizer, max_length=get_family(config).max_length(config))
+    if recipe.teacher.fine_tune is None:
+        task = task.matched_to(config)
+    config = with_task_head(config, task)
+    model_class = task.head_class._model_mapping[type(config)]
+    space = make_space(recipe.space, shape, recipe.distillation.initialisation, parameter_counter(model_class, config))
+    _check_training(recipe, shape, space)
+    return Plan(recipe, config, model_class, tokenizer, task, space, baselines, exporter, target)
+
+
+def make_space(
+    section: SpaceSection,
+    teacher: Architecture,
+    initialisation: str,
+    parameters: Callable[[Architecture], int],
+) -> SearchSpace:
+    """The recipe's search space: a preset, the dimensions that it lists, and its constraints.
+
+    Raises:
+        InvalidInput: If no member is left, naming the constraint that emptied it.
+    """
+    preset = SearchSpace.preset(section.preset, teacher).native()
+    listed = {name: getattr(section, name) for name in DIMENSIONS if getattr(section, name) is not None}
+    constraints: dict[str, Constraint] = dict(preset.constraints)
+    if "num_attention_heads" in listed:
+        constraints.pop("head size", None)  # the preset's way to choose head counts
+    if initialisation != "random":
+        constraints[f"initialisation: {initialisation} (no wider or deeper than {teacher.key})"] = (
+            lambda member: member.fits_into(teacher)
+        )
+    if section.max_parameters is not None:
+        most = section.max_parameters
+        constraints["space.max_parameters"] = lambda member: parameters(member) <= most
+    return preset.changed(listed, constraints)
+
+
+def _check_baselines(baselines: dict[str, Architecture], teacher: Architecture, initialisation: str) -> None:
+    for name, architecture in baselines.items():
+        if initialisation != "random" and not architecture.fits_into(teacher):
+            raise InvalidInput(
+                "search.baselines",
+                name,
+                f"{architecture.key} can't be cut from the teacher, {teacher.key}",
+                "Leave it out, or set distillation.initialisation: random.",
+            )
+
+
+def _check_length(recipe: Recipe, most: int) -> None:
+    if recipe.latency.sequence_length > most:
+        raise InvalidInput(
+            "latency.sequence_length",
+            recipe.latency.sequence_length,
+            f"this teacher takes {most} tokens at most",
+            "Choose a shorter length.",
+        )
+
+
+def _check_training(recipe: Recipe, teacher: Architecture, space: SearchSpace) -> None:
+    """Build criteria and arguments once, so that what they refuse is refused now."""
+    for architecture in (space.members[0], space.members[-1]):
+        DistillationCriterion(recipe.distillation.objectives, architecture, teacher)
+    for section in (recipe.teacher.fine_tune, recipe.distillation.training, recipe.search.proxy):
+        if section is not None:
+            training_arguments(section, recipe.output_dir, objectives=recipe.distillation.objectives)

@@ -1,0 +1,40 @@
+"""The processes of a launch: one, or as many as `accelerate launch` or torchrun started."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from hf_kdnas.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+# Ranks meet only when an episode is asked and told, so they wait for each other that long at most.
+TIMEOUT = timedelta(hours=24)
+
+
+def join_processes() -> PartialState:
+    """Join the other processes of this launch, if there are any.
+
+    Raises:
+        InvalidInput: If the launcher started several processes that don't know of each other, as
+            without a GPU it does unless told otherwise.
+    """
+    from accelerate import PartialState
+
+    state = PartialState(timeout=TIMEOUT) if _launched() > 1 else PartialState()
+    if _launched() != state.num_processes:
+        raise InvalidInput(
+            "WORLD_SIZE",
+            _launched(),
+            f"Accelerate sees {state.num_processes} process here, so each would do the whole run",
+            "On CPUs start it with: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
+            "--num_processes N -m hf_kdnas ...",
+        )
+    return state
+
+
+def _launched() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

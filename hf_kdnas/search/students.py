@@ -1,0 +1,114 @@
+"""Students distilled in full: finalists and hand-crafted shapes, all in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import PartialState
+
+from hf_kdnas.distill.training import train
+from hf_kdnas.run import atomic_folder, read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hf_kdnas.architecture import Architecture
+    from hf_kdnas.distill.signals import TeacherSignals
+    from hf_kdnas.initialisation import Initialiser
+    from hf_kdnas.recipe import DistillationSection
+    from hf_kdnas.tasks import Row
+
+
+@dataclass(frozen=True)
+class Student:
+    """A shape that was distilled in full, and what it is worth on the selection split.
+
+    Attributes:
+        name: A baseline's name, or the architecture's key.
+        architecture: The shape.
+        quality: The task's metric.
+        retained: That quality over the teacher's.
+        latency_ms: Median latency in milliseconds.
+        ratio: Latency over the teacher's, timed in turn.
+        parameters: Number of parameters.
+        reward: Of quality and latency.
+    """
+
+    name: str
+    architecture: Architecture
+    quality: float
+    retained: float
+    latency_ms: float
+    ratio: float
+    parameters: int
+    reward: float
+
+
+@dataclass(frozen=True)
+class FullDistillation:
+    """Distils shapes on all training rows, each into a folder of its own that is never made twice.
+
+    Attributes:
+        folder: Holds a folder per architecture.
+        initialiser: Makes the students.
+        section: The recipe's distillation.
+        rows: All training rows.
+        signals: The teacher's cached signals, or None to run it live.
+        tokenizer: Saved beside each student.
+        seed: Decides drawn weights, dropout and the order of the rows.
+        score: Quality of a student on the selection split.
+        report_to: Trackers.
+    """
+
+    folder: Path
+    initialiser: Initialiser
+    section: DistillationSection
+    rows: Sequence[Row]
+    signals: TeacherSignals | None
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    score: Callable[[PreTrainedModel], float]
+    report_to: Sequence[str] = ("none",)
+
+    def path(self, architecture: Architecture) -> Path:
+        """Folder of a student."""
+        return self.folder / architecture.key
+
+    def quality(self, architecture: Architecture) -> float:
+        """Quality on the selection split, after distilling the shape if that was not done before."""
+        path = self.path(architecture)
+        processes = PartialState()
+        if not path.is_dir():
+            self._distil(architecture, path, processes)
+        processes.wait_for_everyone()
+        return float(read_json(path / "score.json")["selection"])
+
+    def load(self, architecture: Architecture) -> PreTrainedModel:
+        """A student that was distilled, in evaluation mode."""
+        model: PreTrainedModel = type(self.initialiser.teacher).from_pretrained(self.path(architecture))
+        return model.eval()
+
+    def _distil(self, architecture: Architecture, path: Path, processes: PartialState) -> None:
+        student = self.initialiser.student(architecture, self.seed)
+        train(
+            student,
+            self.section.training,
+            self.section.objectives,
+            self.rows,
+            path.with_name(f"{path.name}.checkpoints"),
+            seed=self.seed,
+            teacher=self.signals or self.initialiser.teacher,
+            projection=self.initialiser.projection(architecture),
+            report_to=self.report_to,
+            run_name=architecture.key,
+        )
+        if processes.is_main_process:
+            with atomic_folder(path) as unfinished:
+                student.cpu().save_pretrained(unfinished)
+                self.tokenizer.save_pretrained(unfinished)
+                with torch.random.fork_rng(devices=[]):
+                    write_json(unfinished / "score.json", {"selection": self.score(student)})

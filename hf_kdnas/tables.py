@@ -1,0 +1,286 @@
+"""Rows before they are tokenised: reading data sets, cutting splits, numbering labels."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from hf_kdnas import metrics
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.resources import resolve_data, resolve_path
+
+if TYPE_CHECKING:
+    from hf_kdnas.recipe import DataSection
+
+Table: TypeAlias = dict[str, list[Any]]
+"""Columns of equal length."""
+
+_BUILDERS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+}
+_COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How label values become ids, or scores.
+
+    Attributes:
+        names: Class names in the order of their ids; None for a regression.
+        ids: The id of each value that occurs; empty for a regression.
+    """
+
+    names: tuple[str, ...] | None
+    ids: dict[Hashable, int]
+
+    def encode(self, values: Iterable[Any]) -> list[int] | list[float]:
+        """Class ids, or scores as floats."""
+        if self.names is None:
+            return [float(value) for value in values]
+        return [self.ids[value] for value in values]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of a task before they are tokenised.
+
+    Attributes:
+        train: Rows to learn from.
+        selection: Rows to choose by, cut from the training split.
+        reporting: Rows to report on.
+        class_names: Names that the data set has for its class ids.
+    """
+
+    train: Table
+    selection: Table
+    reporting: Table
+    class_names: tuple[str, ...] | None
+
+
+def load_splits(data: DataSection) -> Splits:
+    """The training, selection and reporting rows that a data section asks for.
+
+    Raises:
+        InvalidInput: If the data, a split or a column is missing, or a split would be empty.
+        MissingPackage: If `data.path` names a package that isn't installed.
+    """
+    splits = _read(data)
+    train = _table(data, splits, "train_split", data.train_split)
+    if data.reporting_split is None:
+        train, reporting = _cut(data, train, data.reporting_fraction, "reporting")
+    else:
+        reporting = _table(data, splits, "reporting_split", data.reporting_split)
+    if data.limit is not None:
+        order = sorted(range(_rows(train)), key=lambda row: _place(data.split_seed, "limit", row))
+        train = _take(train, sorted(order[: data.limit]))
+    train, selection = _cut(data, train, data.selection_fraction, "selection")
+    names = getattr(splits[data.train_split].features[data.label], "names", None)
+    return Splits(train, selection, reporting, tuple(names) if names else None)
+
+
+def _read(data: DataSection) -> Any:
+    """All splits, as a `datasets.DatasetDict`."""
+    import datasets
+
+    path, configuration = resolve_data(data.path)
+    files: Any = {split: resolve_path(file) for split, file in (data.data_files or {}).items()} or None
+    options: dict[str, Any] = {}
+    if Path(path).is_file():
+        path, files, options = _builder(data.path, Path(path))
+    try:
+        return datasets.load_dataset(path, data.name or configuration, data_files=files, **options)
+    # DatasetNotFoundError and EmptyDatasetError are FileNotFoundErrors, going offline a
+    # ConnectionError, an unknown configuration or broken file a ValueError.
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInput(
+            "data.path",
+            data.path if data.name is None else f"{data.path} ({data.name})",
+            f"it can't be loaded: {reason}",
+            "Give a Hub data set, or a folder or file that is there.",
+        ) from error
+
+
+def _builder(given: str, file: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
+    suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSIONS]
+    kind = suffixes[-1] if suffixes else ""
+    if kind not in _BUILDERS:
+        raise InvalidInput(
+            "data.path", given, f"files end in {', '.join(_BUILDERS)}, perhaps compressed", "Convert it."
+        )
+    return _BUILDERS[kind], {"train": str(file)}, {"sep": "\t"} if kind == ".tsv" else {}
+
+
+def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
+    """The columns that matter of one split, with only the rows that `where` keeps."""
+    if name not in splits:
+        raise InvalidInput(f"data.{key}", name, f"splits are {', '.join(splits)}", "Choose one of these.")
+    split, where = splits[name], data.where or {}
+    wanted = [("text", column) for column in data.text] + [("label", data.label)]
+    wanted += [("where", column) for column in where] + ([("group", data.group)] if data.group else [])
+    for setting, column in wanted:
+        if column not in split.column_names:
+            raise InvalidInput(
+                f"data.{setting}",
+                column,
+                f"columns are {', '.join(split.column_names)}",
+                "Choose one of these.",
+            )
+    columns = {column: list(split[column]) for _, column in wanted}
+    kept = [row for row in range(len(split)) if all(columns[name][row] in where[name] for name in where)]
+    if not kept:
+        raise InvalidInput(
+            "data.where", where, f"no row of {name} has these values", _values_seen(columns, where)
+        )
+    table = _take(columns, kept)
+    _refuse_gaps(table, [*data.text, data.label])
+    return table
+
+
+def _values_seen(columns: Table, where: Iterable[str]) -> str:
+    seen = (f"{name} has {', '.join(map(repr, sorted(set(columns[name]), key=str)[:10]))}" for name in where)
+    return f"Choose of what is there: {'; '.join(seen) or 'nothing'}."
+
+
+def _refuse_gaps(table: Table, columns: Iterable[str]) -> None:
+    for column in columns:
+        missing = sum(_is_missing(value) for value in table[column])
+        if missing:
+            raise InvalidInput(
+                f"column {column}",
+                f"{missing} of {len(table[column])} rows without a value",
+                "every row needs its text and label",
+                "Remove these rows from the data, or keep others only with data.where.",
+            )
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _rows(table: Table) -> int:
+    return len(next(iter(table.values())))
+
+
+def _take(table: Table, rows: Sequence[int]) -> Table:
+    return {name: [values[row] for row in rows] for name, values in table.items()}
+
+
+def _place(seed: int, purpose: str, unit: Hashable) -> bytes:
+    """Where a row or group stands in a drawn order: the same on every machine."""
+    return hashlib.blake2b(f"{seed}/{purpose}/{unit}".encode(), digest_size=8).digest()
+
+
+def _cut(data: DataSection, table: Table, fraction: float, purpose: str) -> tuple[Table, Table]:
+    """Cut off a part of the rows; rows of one group stay together.
+
+    Returns:
+        The rows that are left, and those cut off: whole groups, drawn until they make `fraction`.
+    """
+    count = _rows(table)
+    groups = table[data.group] if data.group else range(count)
+    sizes: dict[Hashable, int] = {}
+    for group in groups:
+        sizes[group] = sizes.get(group, 0) + 1
+    chosen: set[Hashable] = set()
+    taken = 0
+    for group in sorted(sizes, key=lambda group: _place(data.split_seed, purpose, group)):
+        if taken >= round(fraction * count):
+            break
+        chosen.add(group)
+        taken += sizes[group]
+    cut = [row for row, group in enumerate(groups) if group in chosen]
+    rest = [row for row, group in enumerate(groups) if group not in chosen]
+    if not cut or not rest:
+        raise InvalidInput(
+            f"data.{purpose}_fraction",
+            fraction,
+            f"it leaves {len(rest)} of {count} rows to train on and {len(cut)} for {purpose}",
+            "Give more rows, more groups, or another fraction.",
+        )
+    return _take(table, rest), _take(table, cut)
+
+
+def read_labels(data: DataSection, splits: Splits) -> Labels:
+    """What the label column's values mean.
+
+    Floats are scores, and so are whole numbers where the metric is a correlation of scores;
+    anything else is classes.
+
+    Raises:
+        InvalidInput: If the values don't fit the metric or the names given, or are of one class.
+    """
+    tables = (splits.train, splits.selection, splits.reporting)
+    found = [value for table in tables for value in table[data.label]]
+    kinds = {type(value) for value in found}
+    scores = float in kinds or data.metric in metrics.REGRESSION_METRICS
+    if not kinds <= ({float, int} if scores else {int, bool} if int in kinds else {str, bool}):
+        raise InvalidInput(
+            "data.label",
+            f"{data.label} with {', '.join(sorted(kind.__name__ for kind in kinds))}",
+            "classes are whole numbers or texts, scores are numbers",
+            "Choose another column or metric.",
+        )
+    if scores:
+        if data.metric in metrics.CLASSIFICATION_METRICS:
+            raise InvalidInput(
+                "data.metric",
+                data.metric,
+                f"{data.label} holds scores, not classes",
+                "Choose pearson or spearman.",
+            )
+        return Labels(None, {})
+    values = set(found)
+    labels = _text_labels(data, values) if str in kinds else _number_labels(data, values, splits.class_names)
+    if labels.names is None or len(labels.names) < 2:
+        raise InvalidInput(
+            "data.label",
+            data.label,
+            f"all rows have the label {next(iter(values))!r}",
+            "Choose another column.",
+        )
+    return labels
+
+
+def _text_labels(data: DataSection, values: set[str]) -> Labels:
+    names = tuple(data.labels or sorted(values))
+    if not values <= set(names):
+        raise _wrong_names(data, f"the column {data.label} holds {', '.join(sorted(values)[:20])}")
+    return Labels(names, {name: index for index, name in enumerate(names)})
+
+
+def _number_labels(data: DataSection, values: set[int], class_names: tuple[str, ...] | None) -> Labels:
+    if min(values) < 0:
+        kept = sorted(each for each in values if each >= 0)[:5]
+        raise InvalidInput(
+            "data.label",
+            f"{data.label} with {min(values)}",
+            "a negative number marks rows without a label",
+            f"Leave them out: data.where: {{{data.label}: {kept}}}",
+        )
+    numbers = list(range(len(class_names))) if class_names else _class_numbers(data, sorted(values))
+    found = class_names or tuple(map(str, numbers))
+    names = tuple(data.labels or found)
+    if len(names) != len(found) or len(set(names)) != len(names):
+        raise _wrong_names(data, f"the data have {len(found)} classes: {', '.join(found[:20])}")
+    # Names that the data have are put in the order asked for; others replace them in place.
+    ordered = names.index if set(names) == set(found) else found.index
+    return Labels(names, {number: ordered(found[place]) for place, number in enumerate(numbers)})
+
+
+def _class_numbers(data: DataSection, values: list[int]) -> list[int]:
+    """0 .. n-1 where that is what the values are, perhaps with some missing; else the values."""
+    size = len(data.labels or values)
+    return list(range(size)) if values[-1] < size else values
+
+
+def _wrong_names(data: DataSection, found: str) -> InvalidInput:
+    return InvalidInput("data.labels", data.labels, found, "Name every class once.")

@@ -1,0 +1,139 @@
+"""The teacher: loaded with safety, checked against the task, fine-tuned once if the recipe asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.content import rows_hash, settings_hash, weights_hash
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
+from hf_kdnas.resources import cache_dir, resolve_path
+from hf_kdnas.run import atomic_folder
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from hf_kdnas.recipe import TeacherSection
+    from hf_kdnas.tasks import TaskData
+
+TASK_HEAD = "ForSequenceClassification"
+
+
+def load_config(section: TeacherSection) -> PretrainedConfig:
+    """The teacher's config.
+
+    Raises:
+        InvalidInput: If the model can't be found, its type has no family, or it has no task head
+            and the recipe doesn't fine-tune it.
+    """
+    from transformers import AutoConfig
+
+    config = _from_pretrained(AutoConfig, section)
+    get_family(config)
+    architectures = config.architectures or []
+    if section.fine_tune is None and not any(name.endswith(TASK_HEAD) for name in architectures):
+        raise InvalidInput(
+            "teacher.model",
+            f"{section.model} ({', '.join(architectures) or 'no architecture named'})",
+            f"without teacher.fine_tune it must have a task head (...{TASK_HEAD})",
+            "Set teacher.fine_tune, for example to {epochs: 3}, or choose a fine-tuned teacher.",
+        )
+    return config
+
+
+def load_tokenizer(section: TeacherSection, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer.
+
+    Raises:
+        InvalidInput: If it makes ids that the model has no embedding for.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _from_pretrained(AutoTokenizer, section)
+    if len(tokenizer) > config.vocab_size:
+        raise InvalidInput(
+            "teacher.model",
+            f"a tokenizer of {len(tokenizer)} tokens",
+            f"the model's vocabulary has {config.vocab_size}",
+            "Give the tokenizer that belongs to the model.",
+        )
+    return tokenizer
+
+
+def _from_pretrained(auto_class: Any, section: TeacherSection, **options: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(
+            resolve_path(section.model),
+            revision=section.revision,
+            trust_remote_code=section.trust_remote_code,
+            **options,
+        )
+    except OSError as error:
+        raise InvalidInput(
+            "teacher.model",
+            section.model,
+            "must be a Hub id, a folder with a model and its tokenizer, or package:NAME/FOLDER",
+            f"{' '.join(str(error).split())}",
+        ) from error
+
+
+def with_task_head(config: PretrainedConfig, task: TaskData) -> PretrainedConfig:
+    """The teacher's config as it will be once it has this task's head."""
+    config.update(task.config_fields())
+    return config
+
+
+def prepare_teacher(section: TeacherSection, task: TaskData, seed: int) -> PreTrainedModel:
+    """The teacher with a head for the task, in evaluation mode and without gradients.
+
+    A fine-tuned one is kept in the cache, keyed by the weights it started from, the rows and the
+    settings; a fine-tuning that was interrupted goes on from its last epoch.
+
+    Args:
+        section: The recipe's teacher.
+        task: The task, with its rows.
+        seed: Decides the new head and the order of the rows.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    fields = {} if section.fine_tune is None else task.config_fields()
+    torch.manual_seed(seed)
+    teacher = _from_pretrained(
+        AutoModelForSequenceClassification, section, use_safetensors=True, torch_dtype=torch.float32, **fields
+    )
+    if section.fine_tune is not None:
+        key = settings_hash(
+            weights_hash(teacher), rows_hash(task.train), asdict(section.fine_tune), seed, task.kind
+        )
+        teacher = _fine_tuned(teacher, section, task, seed, cache_dir() / "teachers" / key)
+    return teacher.eval().requires_grad_(False)
+
+
+def _fine_tuned(
+    teacher: PreTrainedModel, section: TeacherSection, task: TaskData, seed: int, folder: Path
+) -> PreTrainedModel:
+    """Train on the task's labels alone, or load what an earlier run trained."""
+    from accelerate import PartialState
+
+    from hf_kdnas.distill.training import train
+
+    assert section.fine_tune is not None
+    state = PartialState()
+    if not folder.is_dir():
+        train(
+            teacher,
+            section.fine_tune,
+            {"task": {}},
+            task.train,
+            folder.with_name(f"{folder.name}.checkpoints"),
+            seed=seed,
+        )
+        if state.is_main_process:
+            with atomic_folder(folder) as unfinished:
+                teacher.save_pretrained(unfinished)
+    state.wait_for_everyone()
+    loaded: PreTrainedModel = type(teacher).from_pretrained(folder, use_safetensors=True)
+    return loaded

@@ -1,0 +1,258 @@
+"""What the command line calls: each workflow strings stages together over a run folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.distill.data import DistillationCollator
+from hf_kdnas.hub.card import render_card
+from hf_kdnas.latency.shape import export_shape
+from hf_kdnas.latency.store import LatencyStore
+from hf_kdnas.materials import Materials, prepare_initialiser, prepare_signals
+from hf_kdnas.plan import Plan, make_plan
+from hf_kdnas.precision import resolve_precision
+from hf_kdnas.processes import join_processes
+from hf_kdnas.progress import Narrator
+from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
+from hf_kdnas.report import render_report
+from hf_kdnas.resources import cache_dir
+from hf_kdnas.results import Findings, collect_results
+from hf_kdnas.run import RunFolder, write_json
+from hf_kdnas.search.driver import SearchDriver
+from hf_kdnas.search.latencies import ShapeLatencies
+from hf_kdnas.search.mini_kd import MiniKD, proxy_rows
+from hf_kdnas.search.reward import choose_winner, reward
+from hf_kdnas.search.students import FullDistillation, Student
+from hf_kdnas.search.trackers import Trackers
+from hf_kdnas.tasks import evaluate_model
+from hf_kdnas.winner import finish_winner
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from transformers import PreTrainedModel
+
+    from hf_kdnas.architecture import Architecture
+    from hf_kdnas.initialisation import Initialiser
+    from hf_kdnas.recipe import LatencySection, Recipe
+    from hf_kdnas.search.study import Candidate
+    from hf_kdnas.space import SearchSpace
+
+
+def search(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Search, distil, export and report: everything that a recipe asks for.
+
+    The same call goes on where an earlier one stopped, and does nothing twice.
+
+    Args:
+        recipe: The recipe.
+        resume: Go on in an output folder that another recipe began.
+        overwrite: Begin again in the output folder.
+
+    Returns:
+        What `results.json` holds; on other ranks than the first, an empty dict.
+
+    Raises:
+        InvalidInput: If the recipe can't be carried out.
+    """
+    processes = join_processes()
+    plan = make_plan(recipe)
+    folder = RunFolder(Path(recipe.output_dir))
+    if processes.is_main_process:
+        folder.open(
+            recipe_to_yaml(recipe), recipe_fingerprint(recipe), resume=resume, overwrite=overwrite
+        )
+    processes.wait_for_everyone()
+    return _Search(plan, folder, processes).run()
+
+
+def latency(model: str, *, reference: str | None, section: LatencySection) -> str:
+    """Measure a model folder on ONNX Runtime, and tell the result.
+
+    Args:
+        model: Folder or Hub id of a model with a head; its ONNX file is used if it has one.
+        reference: Another one, timed in turn with it.
+        section: Where and how to measure.
+
+    Raises:
+        InvalidInput: If a model can't be found or exported.
+    """
+    from hf_kdnas.latency.folder import onnx_file
+    from hf_kdnas.latency.measure import measure
+    from hf_kdnas.latency.target import LatencyTarget
+
+    target = LatencyTarget(**vars(section))
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [
+            onnx_file(each, Path(scratch) / name, precision=target.precision)
+            for name, each in (("model", model), ("reference", reference))
+            if each is not None
+        ]
+        report = measure(files[0], target, reference=files[1] if reference else None)
+    return str(report)
+
+
+def report(run_dir: Path) -> Path:
+    """Render a run's report and model card again, from its results.json alone."""
+    render_card(run_dir)
+    return render_report(run_dir)
+
+
+class _Search:
+    """The stages of a search over one run folder."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, processes: PartialState) -> None:
+        self.plan = plan
+        self.recipe = plan.recipe
+        self.folder = folder
+        self.processes = processes
+        self.narrator = Narrator(processes.is_main_process)
+        self.latencies = ShapeLatencies(
+            config=plan.config,
+            model_class=plan.model_class,
+            target=plan.target,
+            reference=folder / "reference" / "model.onnx",
+            exporter=plan.exporter,
+            store=LatencyStore(cache_dir() / "latency"),
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Run all stages; a rank other than the first returns an empty dict."""
+        with self._stage("latency", f"latency of a space of {len(self.plan.space)} architectures"):
+            space = self._reachable_space()
+        with self._stage("teacher", f"teacher {self.recipe.teacher.model}"):
+            self.initialiser = prepare_initialiser(self.plan, self.processes)
+            self.teacher_quality = self._score(self.initialiser.teacher)
+            self.narrator.say(f"  {self.plan.task.metric} {self.teacher_quality:.4f} on the selection split")
+        with self._stage("signals", "the teacher's signals"):
+            signals = prepare_signals(self.plan, self.initialiser, self.processes, self.narrator)
+            self.materials = Materials(
+                self.initialiser, signals, DistillationCollator(self.plan.task.pad_token_id, signals)
+            )
+        with self._stage("search", f"search of {len(space)} architectures"):
+            candidates = self._explore(self.recipe.search.sampler, space)
+        with self._stage("finalists", "finalists and hand-crafted shapes, distilled in full"):
+            finalists = self._distil(self._best(candidates))
+            baselines = self._distil(self.plan.baselines)
+        rivals: list[Student] = []
+        if self.recipe.search.random_baseline:
+            with self._stage("random baseline", "random search of the same budget"):
+                rivals = self._distil(self._best(self._explore("random", space)))
+        if not self.processes.is_main_process:
+            return {}
+        return self._finish(Findings(space, candidates, finalists, baselines, rivals))
+
+    def _finish(self, findings: Findings) -> dict[str, Any]:
+        """Choose and export the winner; write results, report and card."""
+        constraints = self.recipe.search.constraints
+        winner, met = choose_winner(findings.finalists, constraints)
+        with self._stage("export", f"winner {winner.architecture.key}: export, measure and score"):
+            proof = finish_winner(self.plan, self.folder, self.distillation, self.initialiser.teacher, winner)
+        results = collect_results(self.plan, self.folder, self.latencies, findings, winner, met, proof)
+        write_json(self.folder / "results.json", results)
+        report(self.folder.path)
+        return results
+
+    @contextmanager
+    def _stage(self, name: str, what: str) -> Iterator[None]:
+        self.narrator.say(what)
+        if self.processes.is_main_process:
+            with self.folder.timed(name):
+                yield
+        else:
+            yield
+
+    def _reachable_space(self) -> SearchSpace:
+        """The space without members that can't keep to the constraints on latency (on rank 0)."""
+        space = self.plan.space
+        if self.processes.is_main_process:
+            export_shape(self.plan.model_class, self.plan.config, self.plan.exporter, self.latencies.reference)
+            space = self.latencies.reachable(space, self.recipe.search.constraints, self.recipe.seed)
+        self.processes.wait_for_everyone()
+        return space
+
+    def _score(self, model: PreTrainedModel) -> float:
+        """Quality on the selection split: all that the search may see."""
+        task, device = self.plan.task, self.processes.device
+        precision = resolve_precision(device, self.recipe.distillation.training.precision)
+        return evaluate_model(model.to(device), task.selection, task, bf16=precision == "bf16")[task.metric]
+
+    def _explore(self, sampler: str, space: SearchSpace) -> list[Candidate]:
+        """Run, or go on with, the episodes of a study."""
+        recipe = self.recipe
+        mini_kd = MiniKD(
+            initialiser=self.initialiser,
+            rows=proxy_rows(self.plan.task.train, recipe.search.proxy_fraction, recipe.seed),
+            collator=self.materials.collator,
+            objectives=recipe.distillation.objectives,
+            section=recipe.search.proxy,
+            seed=recipe.seed,
+            score=self._score,
+            device=self.processes.device,
+        )
+        with Trackers(recipe.report_to, f"{recipe.name}-{sampler}", self.folder.path) as trackers:
+            return SearchDriver(
+                space=space,
+                section=recipe.search,
+                sampler=sampler,
+                seed=recipe.seed,
+                folder=self.folder / "search" / sampler.rpartition(":")[2],
+                name=recipe.name,
+                latencies=self.latencies,
+                mini_kd=mini_kd,
+                processes=self.processes,
+                narrator=self.narrator,
+                track=trackers.log,
+            ).run()
+
+    def _best(self, candidates: list[Candidate]) -> dict[str, Architecture]:
+        """The candidates of highest reward, to be distilled in full."""
+        tried = [candidate for candidate in candidates if candidate.reward is not None]
+        ranked = sorted(tried, key=lambda candidate: (-candidate.reward, candidate.architecture))
+        return {each.architecture.key: each.architecture for each in ranked[: self.recipe.search.finalists]}
+
+    @cached_property
+    def distillation(self) -> FullDistillation:
+        """Full distillation, the same for finalists and hand-crafted shapes."""
+        return FullDistillation(
+            folder=self.folder / "students",
+            initialiser=self.initialiser,
+            section=self.recipe.distillation,
+            rows=self.plan.task.train,
+            signals=self.materials.signals,
+            tokenizer=self.plan.tokenizer,
+            seed=self.recipe.seed,
+            score=self._score,
+            report_to=self.recipe.report_to,
+        )
+
+    def _distil(self, shapes: Mapping[str, Architecture]) -> list[Student]:
+        """Distil shapes in full, and say what each is worth."""
+        students = []
+        with self.narrator.loop("students", len(shapes)) as progress:
+            for done, (name, architecture) in enumerate(shapes.items()):
+                progress(done, architecture.key)
+                students.append(self._student(name, architecture))
+            progress(len(shapes), "")
+        return students
+
+    def _student(self, name: str, architecture: Architecture) -> Student:
+        quality = self.distillation.quality(architecture)
+        # Latency is rank 0's: others only help to train.
+        measured = self.latencies(architecture) if self.processes.is_main_process else None
+        ratio = measured.ratio if measured else float("nan")
+        settings = self.recipe.search
+        return Student(
+            name=name,
+            architecture=architecture,
+            quality=quality,
+            retained=quality / self.teacher_quality,
+            latency_ms=measured.median_ms if measured else float("nan"),
+            ratio=ratio,
+            parameters=self.plan.parameters(architecture),
+            reward=reward(quality, ratio, settings.alpha, settings.beta),
+        )

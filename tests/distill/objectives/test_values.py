@@ -1,0 +1,281 @@
+"""Values and gradients of each objective against a direct computation, one unit at a time, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.objectives import HiddenStates, Logits, Objective, Relations, Task
+from hf_kdnas.errors import InvalidInput
+
+TEACHER = Architecture(num_hidden_layers=4, hidden_size=12, num_attention_heads=6, intermediate_size=16)
+STUDENT = Architecture(num_hidden_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=16)
+LENGTHS = (5, 2, 3)
+LABELS = 3
+
+
+def batch_of(lengths=LENGTHS):
+    mask = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, :length] = 1
+    return {"attention_mask": mask, "labels": torch.arange(len(lengths)) % LABELS}
+
+
+def signals_of(architecture, seed, requires_grad=False):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(requires_grad)
+
+    shape = (len(LENGTHS), max(LENGTHS))
+    signals = {"logits": draw(len(LENGTHS), LABELS)}
+    for layer in range(architecture.num_hidden_layers + 1):
+        signals[f"hidden.{layer}"] = draw(*shape, architecture.hidden_size)
+        for part in ("query", "key", "value"):
+            signals[f"{part}.{layer}"] = draw(*shape, architecture.attention_size)
+    return signals
+
+
+def assert_equal_to(objective: Objective, direct, batch=None):
+    """Compare the value, and the gradients of all the student's signals and the objective's parameters."""
+    batch = batch or batch_of()
+    objective = objective.double()
+    teacher = signals_of(TEACHER, seed=1)
+    found, gradients = [], []
+    for compute in (lambda s: objective(s, teacher, batch), lambda s: direct(s, teacher)):
+        student = signals_of(STUDENT, seed=2, requires_grad=True)
+        leaves = [student[name] for name in sorted(objective.student_signals)] + list(objective.parameters())
+        found.append(compute(student))
+        gradients.append(torch.autograd.grad(found[-1], leaves))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_logits():
+    def direct(student, teacher):
+        total = 0
+        for learned, wanted in zip(student["logits"], teacher["logits"], strict=True):
+            p, q = torch.softmax(wanted / 3, 0), torch.softmax(learned / 3, 0)
+            total = total + 9 * (p * (p / q).log()).sum()
+        return total
+
+    assert_equal_to(Logits(STUDENT, TEACHER, temperature=3.0), direct)
+    assert Logits(STUDENT, TEACHER).count(batch_of()) == 3
+
+
+def test_logits_of_a_regression_are_compared_by_their_squared_difference():
+    student, teacher = {"logits": torch.tensor([[1.0], [2.0]])}, {"logits": torch.tensor([[4.0], [2.5]])}
+    assert Logits(STUDENT, TEACHER)(student, teacher, batch_of((1, 1))).item() == pytest.approx(9.25)
+
+
+def test_task_cross_entropy_leaves_out_what_has_no_label():
+    labels = torch.tensor([2, -100, 1])
+
+    def direct(student, teacher):
+        return -sum(student["logits"][row].log_softmax(0)[label] for row, label in ((0, 2), (2, 1)))
+
+    objective, batch = Task(STUDENT, TEACHER), batch_of() | {"labels": labels}
+    assert_equal_to(objective, direct, batch)
+    assert objective.count(batch) == 2
+
+
+def test_task_regression():
+    batch = batch_of((1, 1)) | {"labels": torch.tensor([0.5, 1.5])}
+    objective = Task(STUDENT, TEACHER)
+    assert objective({"logits": torch.tensor([[1.0], [3.5]])}, {}, batch).item() == pytest.approx(4.25)
+    assert objective.count(batch) == 2
+
+
+def test_task_without_labels_is_refused():
+    with pytest.raises(InvalidInput, match="needs labels"):
+        Task(STUDENT, TEACHER).count({"attention_mask": torch.ones(1, 2)})
+
+
+@pytest.mark.parametrize(
+    ("layers", "sources"),
+    [
+        ("uniform", {1: [2], 2: [4]}),
+        ("last", {1: [3], 2: [4]}),
+        ("uniform+last", {1: [2, 3], 2: [4]}),
+        ("uniform-consecutive", {1: [0, 1, 2], 2: [2, 3, 4]}),
+        ([[0, 0], [3, 2]], {0: [0], 2: [3]}),
+    ],
+)
+def test_hidden_learned(layers, sources):
+    objective = HiddenStates(STUDENT, TEACHER, layers=layers)
+
+    def direct(student, teacher):
+        total = 0
+        for row, length in enumerate(LENGTHS):
+            for position in range(length):
+                for layer, teachers in sources.items():
+                    wanted = torch.cat([teacher[f"hidden.{source}"][row, position] for source in teachers])
+                    linear = objective.maps[str(layer)]
+                    mapped = linear.weight @ student[f"hidden.{layer}"][row, position] + linear.bias
+                    total = total + ((mapped - wanted) ** 2).mean() / len(sources)
+        return total
+
+    assert_equal_to(objective, direct)
+    assert objective.count(batch_of()) == sum(LENGTHS)
+    assert objective.teacher_signals == {f"hidden.{s}" for teachers in sources.values() for s in teachers}
+
+
+@pytest.mark.parametrize(
+    ("layers", "sources"), [("uniform", {1: [2], 2: [4]}), ("uniform+last", {1: [2, 3], 2: [4]})]
+)
+def test_hidden_projected(layers, sources):
+    projection = torch.randn(12, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    def direct(student, teacher):
+        kept = [(row, position) for row, length in enumerate(LENGTHS) for position in range(length)]
+        total = 0
+        for layer, teachers in sources.items():
+            for source in teachers:
+                states = {place: teacher[f"hidden.{source}"][place] @ projection for place in kept}
+                variance = torch.stack(list(states.values())).var()
+                errors = [((student[f"hidden.{layer}"][place] - states[place]) ** 2).mean() for place in kept]
+                total = total + sum(errors) / variance / len(teachers) / len(sources)
+        return total
+
+    objective = HiddenStates(STUDENT, TEACHER, layers=layers, projection=projection)
+    assert_equal_to(objective, direct)
+    assert list(objective.parameters()) == []
+
+
+def test_the_variance_of_a_projection_is_fixed_once():
+    objective = HiddenStates(STUDENT, TEACHER, projection=torch.eye(12)[:, :8])
+    student, teacher, batch = signals_of(STUDENT, 2), signals_of(TEACHER, 1), batch_of()
+    before = objective(student, teacher, batch)
+    doubled = {name: 2 * signal for name, signal in teacher.items()}
+    zeros = {name: torch.zeros_like(signal) for name, signal in student.items()}
+    assert objective(zeros, doubled, batch) / objective(zeros, teacher, batch) == pytest.approx(4)
+    objective.calibrate(doubled, batch)
+    assert objective(student, teacher, batch) == pytest.approx(before.item() / 4)
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (12, 12)])
+def test_a_projection_of_another_shape_is_refused(shape):
+    with pytest.raises(InvalidInput, match=r"must be \(12, 8\)"):
+        HiddenStates(STUDENT, TEACHER, projection=torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("options", "layer", "heads"), [({}, 4, 4), ({"teacher_layer": 2, "relation_heads": 2}, 2, 2)]
+)
+def test_relations(options, layer, heads):
+    objective = Relations(STUDENT, TEACHER, **options)
+
+    def relation(states, length):
+        split = states[:length].reshape(length, heads, -1)
+        return [
+            torch.softmax(split[:, head] @ split[:, head].T / split.shape[-1] ** 0.5, dim=-1)
+            for head in range(heads)
+        ]
+
+    def direct(student, teacher):
+        total = 0
+        for row, length in enumerate(LENGTHS):
+            for part in ("query", "key", "value"):
+                wanted = relation(teacher[f"{part}.{layer}"][row], length)
+                learned = relation(student[f"{part}.2"][row], length)
+                for p, q in zip(wanted, learned, strict=True):
+                    total = total + (p * (p / q).log()).sum() / heads
+        return total
+
+    assert_equal_to(objective, direct)
+    assert objective.count(batch_of()) == sum(LENGTHS)
+
+
+def test_relations_choose_the_upper_middle_of_a_deep_teacher():
+    deep = Architecture(num_hidden_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=3072)
+    student = Architecture(
+        num_hidden_layers=4, hidden_size=576, num_attention_heads=12, intermediate_size=768
+    )
+    objective = Relations(student, deep)
+    assert objective.teacher_signals == {"query.11", "key.11", "value.11"}
+    assert objective.student_signals == {"query.4", "key.4", "value.4"}
+    assert objective.relation_heads == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"relation_heads": 3}, "divisor of 4"),
+        ({"teacher_layer": 5}, "layers 1 to 4"),
+        ({"teacher_layer": 0}, "1 to 4"),
+    ],
+)
+def test_relations_refused(options, message):
+    with pytest.raises(InvalidInput, match=message):
+        Relations(STUDENT, TEACHER, **options)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_temperature_refused(temperature):
+    with pytest.raises(InvalidInput, match="above 0"):
+        Logits(STUDENT, TEACHER, temperature=temperature)
+
+
+OBJECTIVES = {
+    "logits": lambda: Logits(STUDENT, TEACHER),
+    "task": lambda: Task(STUDENT, TEACHER),
+    "hidden": lambda: HiddenStates(STUDENT, TEACHER, layers="uniform+last"),
+    "projected": lambda: HiddenStates(STUDENT, TEACHER, projection=torch.eye(12)[:, :8].double()),
+    "relations": lambda: Relations(STUDENT, TEACHER),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("junk", [1e6, float("nan"), float("inf")])
+def test_padding_never_matters(name, junk):
+    objective, batch = OBJECTIVES[name]().double(), batch_of()
+    padding = ~batch["attention_mask"].bool()
+    results = []
+    for fill in (0.0, junk):
+        teacher, student = signals_of(TEACHER, 1), signals_of(STUDENT, 2)
+        for signals in (teacher, student):
+            for key, signal in signals.items():
+                if key != "logits":
+                    signal[padding] = fill
+        leaves = [student[key].requires_grad_() for key in sorted(objective.student_signals)]
+        loss = objective(student, teacher, batch)
+        results.append([loss, *torch.autograd.grad(loss, leaves)])
+    for clean, dirty in zip(*results, strict=True):
+        assert torch.isfinite(dirty).all()
+        torch.testing.assert_close(clean, dirty, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_sums_and_counts_add_up_over_parts_of_a_batch(name):
+    objective, whole = OBJECTIVES[name]().double(), batch_of()
+    teacher, student = signals_of(TEACHER, 1), signals_of(STUDENT, 2)
+    objective.calibrate(teacher, whole)
+    total = count = 0
+    for row, length in enumerate(LENGTHS):
+        part = {key: value[row : row + 1] for key, value in whole.items()}
+        part["attention_mask"] = part["attention_mask"][:, :length]
+        cut = [
+            {
+                key: (value[row : row + 1] if key == "logits" else value[row : row + 1, :length])
+                for key, value in s.items()
+            }
+            for s in (student, teacher)
+        ]
+        total, count = total + objective(*cut, part), count + int(objective.count(part))
+    torch.testing.assert_close(total, objective(student, teacher, whole), rtol=1e-10, atol=1e-12)
+    assert count == int(objective.count(whole))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_fp32_inside_also_under_autocast(name):
+    objective, batch = OBJECTIVES[name]().float(), batch_of()
+    teacher = {key: signal.half() for key, signal in signals_of(TEACHER, 1).items()}
+    student = {key: signal.bfloat16() for key, signal in signals_of(STUDENT, 2).items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = objective(student, teacher, batch)
+    assert loss.dtype == torch.float32
+    widened = [{key: signal.float() for key, signal in signals.items()} for signals in (student, teacher)]
+    torch.testing.assert_close(loss, objective(*widened, batch), rtol=0, atol=0)

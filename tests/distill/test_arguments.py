@@ -1,0 +1,63 @@
+"""Arguments: what is refused, and how a training section becomes them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import HfArgumentParser
+
+from hf_kdnas.distill.arguments import DistillationArguments, training_arguments
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.recipe import TrainingSection
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objectives": {"logit": {}}}, "objectives are logits, hidden, relations, task"),
+        ({"objectives": '{"logits": '}, "must be JSON"),
+        ({"remove_unused_columns": True}, "signals are such columns"),
+        ({"fsdp": "full_shard"}, "hooks need whole layers"),
+        ({"deepspeed": {"zero_optimization": {}}}, "hooks need whole layers"),
+        ({"label_smoothing_factor": 0.1}, "the teacher softens"),
+        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant: False"),
+    ],
+)
+def test_refused(tmp_path, options, message):
+    with pytest.raises(InvalidInput, match=message):
+        DistillationArguments(output_dir=str(tmp_path), use_cpu=True, **options)
+
+
+def test_on_a_command_line(tmp_path):
+    (args,) = HfArgumentParser(DistillationArguments).parse_args_into_dataclasses(
+        ["--output_dir", str(tmp_path), "--use_cpu", "--objectives", '{"task": {"weight": 0.5}}']
+    )
+    assert args.objectives == {"task": {"weight": 0.5}}
+    assert args.remove_unused_columns is False
+
+
+def test_a_training_section_becomes_arguments(tmp_path):
+    section = TrainingSection(
+        epochs=2.5,
+        batch_size=16,
+        learning_rate=3e-4,
+        warmup_fraction=0.25,
+        weight_decay=0.02,
+        max_grad_norm=0.5,
+        precision="bf16",
+        gradient_accumulation_steps=2,
+        training_arguments={"adam_beta2": 0.98, "save_total_limit": 3},
+    )
+    args = training_arguments(section, tmp_path, objectives={"task": {}}, seed=7)
+    assert args.get_warmup_steps(100) == 25
+    assert (args.num_train_epochs, args.per_device_train_batch_size, args.learning_rate) == (2.5, 16, 3e-4)
+    assert (args.weight_decay, args.max_grad_norm, args.gradient_accumulation_steps) == (0.02, 0.5, 2)
+    assert (args.bf16, args.fp16, args.adam_beta2, args.save_total_limit) == (True, False, 0.98, 3)
+    assert (args.objectives, args.seed, args.report_to) == ({"task": {}}, 7, [])
+    assert args.use_cpu is not torch.accelerator.is_available()
+
+
+def test_an_unknown_argument_names_its_nearest(tmp_path):
+    section = TrainingSection(training_arguments={"adam_beta_2": 0.98})
+    with pytest.raises(InvalidInput, match="Did you mean adam_beta2"):
+        training_arguments(section, tmp_path)

@@ -1,0 +1,81 @@
+"""Captured signals against what Transformers itself puts out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_kdnas.distill.capture import Capture, forward_signals, signal_width
+from hf_kdnas.errors import InvalidInput
+
+NAMES = [f"hidden.{k}" for k in range(4)] + [
+    f"{part}.{k}" for part in ("query", "key", "value") for k in (1, 3)
+]
+
+
+@pytest.fixture(params=["tiny_bert_config", "tiny_roberta_config"])
+def model(request, make_model):
+    return make_model(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def batch():
+    ids = torch.tensor([[2, 8, 9, 10, 3], [2, 11, 3, 1, 1]])
+    return {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])}
+
+
+def test_hidden_states_and_logits_are_the_models_own(model, batch):
+    signals = forward_signals(model, Capture(model, [*NAMES, "logits"]), batch)
+    output = model(**batch, output_hidden_states=True)
+    for layer, states in enumerate(output.hidden_states):
+        assert torch.equal(signals[f"hidden.{layer}"], states)
+    assert torch.equal(signals["logits"], output.logits)
+    assert set(signals) == {*NAMES, "logits"}
+
+
+def test_projections_are_linear_maps_of_the_layers_input(model, batch):
+    signals = forward_signals(model, Capture(model, NAMES), batch)
+    layer = model.base_model.encoder.layer[2].attention.self
+    for part in ("query", "key", "value"):
+        torch.testing.assert_close(signals[f"{part}.3"], getattr(layer, part)(signals["hidden.2"]))
+
+
+def test_widths(model, batch):
+    for name, signal in forward_signals(model, Capture(model, NAMES), batch).items():
+        assert signal.shape[-1] == signal_width(name, model.config)
+
+
+def test_signals_carry_gradients_and_hooks_are_gone_afterwards(model, batch):
+    capture = Capture(model, ["hidden.2"])
+    with capture:
+        model(**batch)
+    capture.signals["hidden.2"][..., 0].sum().backward()
+    assert model.base_model.encoder.layer[0].output.dense.weight.grad.abs().sum() > 0
+    kept = capture.signals["hidden.2"]
+    model(**{name: tensor.flip(0) for name, tensor in batch.items()})
+    assert capture.signals["hidden.2"] is kept
+
+
+def test_batch_entries_that_are_no_model_inputs_stay_out(model, batch):
+    signals = forward_signals(
+        model, Capture(model, []), batch | {"labels": torch.tensor([0, 1]), "teacher": {}}
+    )
+    assert set(signals) == {"logits"}
+
+
+@pytest.mark.parametrize("name", ["hidden.4", "query.0", "key.4"])
+def test_a_layer_that_does_not_exist_is_refused(model, name):
+    with pytest.raises(InvalidInput, match="this model has layers"):
+        Capture(model, [name])
+
+
+@pytest.mark.parametrize("name", ["attention.1", "hidden", "hidden.last"])
+def test_an_unknown_signal_is_refused(model, name):
+    with pytest.raises(InvalidInput, match=r"signals are logits, hidden\.K"):
+        Capture(model, [name])
+
+
+def test_a_hook_that_nothing_fed_is_an_error(tiny_bert_config, make_model, batch):
+    captured, other = make_model(tiny_bert_config), make_model(tiny_bert_config)
+    with pytest.raises(RuntimeError, match=r"no forward fed the hooks for hidden\.1"):
+        forward_signals(other, Capture(captured, ["hidden.1"]), batch)

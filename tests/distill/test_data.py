@@ -1,0 +1,88 @@
+"""Batches: padding, signals beside them, and an order that follows from seed and epoch alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import BatchSampler
+
+from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler, pad
+from hf_kdnas.distill.signals import TeacherSignals
+from hf_kdnas.errors import InvalidInput
+
+LENGTHS = np.random.default_rng(0).integers(2, 60, 1003)
+
+
+def test_pad():
+    ids, mask = pad([[5, 6, 7], [8]], 1, 4)
+    assert ids.tolist() == [[5, 6, 7, 1], [8, 1, 1, 1]]
+    assert mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("multiple", "length"), [(None, 3), (4, 4)])
+def test_collator(multiple, length):
+    rows = [
+        {"input_ids": [5, 6, 7], "token_type_ids": [0, 1, 1], "labels": 1, "index": 4},
+        {"input_ids": [8], "token_type_ids": [0], "labels": 0, "index": 2},
+    ]
+    batch = DistillationCollator(9, pad_to_multiple_of=multiple)(rows)
+    assert set(batch) == {"input_ids", "attention_mask", "token_type_ids", "labels"}
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, length)
+    assert batch["input_ids"][1].tolist() == [8] + [9] * (length - 1)
+    assert batch["token_type_ids"][0, :3].tolist() == [0, 1, 1]
+    assert batch["labels"].dtype == torch.int64
+
+
+def test_regression_labels_stay_floating():
+    batch = DistillationCollator(0)([{"input_ids": [1], "labels": 0.5}])
+    assert batch["labels"].dtype == torch.float32
+
+
+def test_signals_come_beside_the_batch_and_must_belong_to_it(tiny_bert_config, make_model, tmp_path):
+    ids = [[2, 7, 3], [2, 8, 9, 10, 3], [2, 3]]
+    signals = TeacherSignals.build(make_model(tiny_bert_config), ids, ["logits", "hidden.3"], tmp_path / "s")
+    collate = DistillationCollator(0, signals)
+    batch = collate([{"input_ids": ids[1], "index": 1}, {"input_ids": ids[2], "index": 2}])
+    assert batch["teacher"]["hidden.3"].shape == (2, 5, 32)
+    assert torch.equal(batch["teacher"]["logits"], signals.collate([1, 2], 5)["logits"])
+    assert "teacher" not in collate.without_signals()([{"input_ids": ids[1], "index": 1}])
+    for index in (0, 3):
+        with pytest.raises(InvalidInput, match="cover 3 other sequences"):
+            collate([{"input_ids": ids[1], "index": index}])
+
+
+def test_every_index_once_and_only_the_last_batch_smaller():
+    batches = LengthGroupedSampler(LENGTHS, 16, seed=1).batches()
+    assert sorted(index for batch in batches for index in batch) == list(range(len(LENGTHS)))
+    assert [len(batch) for batch in batches] == [16] * 62 + [11]
+
+
+def test_a_batch_sampler_cuts_the_same_batches():
+    sampler = LengthGroupedSampler(LENGTHS, 16, seed=1)
+    assert list(BatchSampler(sampler, 16, drop_last=False)) == sampler.batches()
+    assert len(sampler) == len(LENGTHS)
+
+
+def test_the_order_follows_from_seed_and_epoch_alone():
+    orders = {}
+    for noise in (0, 1):
+        torch.manual_seed(noise)
+        np.random.seed(noise)
+        for seed in (0, 1):
+            sampler = LengthGroupedSampler(LENGTHS, 16, seed)
+            for epoch in (1, 0):
+                sampler.set_epoch(epoch)
+                orders.setdefault((seed, epoch), []).append(tuple(sampler))
+    assert all(first == second for first, second in orders.values())
+    assert len({first for first, _ in orders.values()}) == 4
+
+
+def test_batches_have_little_padding_and_mix_lengths_over_the_epoch():
+    batches = LengthGroupedSampler(LENGTHS, 16, seed=1).batches()
+    padded = sum(len(batch) * LENGTHS[batch].max() for batch in batches)
+    assert padded < 1.1 * LENGTHS.sum()
+    first, second = (
+        np.concatenate([LENGTHS[batch] for batch in half]) for half in (batches[:31], batches[31:])
+    )
+    assert abs(first.mean() - second.mean()) < 10

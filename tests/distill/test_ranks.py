@@ -1,0 +1,70 @@
+"""Two ranks on gloo do what one process does with the joined batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("two_ranks.py")
+
+
+def run(folder: Path, batch_size: int, ranks: int):
+    """Start the script on each rank and return what the first one wrote."""
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        if ranks > 1:
+            environment |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+        command = [sys.executable, str(SCRIPT), str(folder), str(batch_size)]
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * ranks, outputs[0]
+    return torch.load(folder / "results.pt")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    return run(folder / "one", 32, ranks=1), run(folder / "two", 16, ranks=2)
+
+
+def test_gradients_of_student_and_learned_maps_are_those_of_the_joined_batch(results):
+    one, two = results
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    assert any(name.startswith("objectives.hidden.maps") for name in one["gradients"])
+    for name, gradient in one["gradients"].items():
+        torch.testing.assert_close(two["gradients"][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_logged_terms_are_those_of_the_joined_batch(results):
+    one, two = results
+    terms = [name for name in one["logs"] if name.startswith("loss")]
+    assert len(terms) == 5
+    for name in terms:
+        assert two["logs"][name] == pytest.approx(one["logs"][name], rel=1e-4)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(results):
+    for run_results in results:
+        for name, weight in run_results["weights"].items():
+            torch.testing.assert_close(run_results["resumed"][name], weight, rtol=0, atol=0, msg=name)

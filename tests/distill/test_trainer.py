@@ -1,0 +1,327 @@
+"""The trainer: exact normalisation, live and cached teachers, checkpoints, refusals."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForSequenceClassification, BertTokenizerFast, TrainerCallback
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.arguments import DistillationArguments
+from hf_kdnas.distill.criterion import DistillationCriterion
+from hf_kdnas.distill.data import DistillationCollator
+from hf_kdnas.distill.signals import TeacherSignals
+from hf_kdnas.distill.trainer import DistillationTrainer, last_checkpoint
+from hf_kdnas.errors import InvalidInput
+
+ALL = {"logits": {}, "hidden": {"weight": 0.5}, "relations": {}, "task": {"weight": 0.1}}
+SHAPE = Architecture(num_hidden_layers=2, hidden_size=16, num_attention_heads=4, intermediate_size=32)
+
+
+def rows_of(count: int, lengths=(2, 3, 60)):
+    draw = random.Random(0)
+    return [
+        {
+            "input_ids": [draw.randrange(5, 120) for _ in range(draw.choice(lengths))],
+            "labels": draw.randrange(2),
+            "index": index,
+        }
+        for index in range(count)
+    ]
+
+
+@pytest.fixture
+def teacher(tiny_bert_config, make_model):
+    return make_model(tiny_bert_config)
+
+
+@pytest.fixture
+def make_student(tiny_bert_config, make_model):
+    def build(dropout=0.0, **changes):
+        config = SHAPE.apply_to(tiny_bert_config)
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+        for name, value in changes.items():
+            setattr(config, name, value)
+        return make_model(config, seed=1)
+
+    return build
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    def build(**options):
+        defaults = {
+            "output_dir": str(tmp_path / "out"),
+            "objectives": ALL,
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": 1,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "dataloader_pin_memory": False,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+        }
+        return DistillationArguments(**defaults | options)
+
+    return build
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients of the last step."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.found = {}
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        for module in (self.trainer.model, self.trainer.criterion):
+            for name, parameter in module.named_parameters():
+                self.found[name] = parameter.grad.clone()
+
+
+def gradients_of(trainer):
+    """Train, and return the gradients of the last step."""
+    callback = Gradients(trainer)
+    trainer.add_callback(callback)
+    trainer.train()
+    assert all(gradient.abs().max() > 0 for name, gradient in callback.found.items() if "bias" not in name)
+    return callback.found
+
+
+def assert_same(found, wanted, **tolerance):
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_accumulation_gives_the_gradient_of_the_joined_batch(teacher, make_student, arguments, projected):
+    projection = torch.eye(32)[:, :16] if projected else None
+    found = {}
+    for batch_size, accumulation in ((32, 1), (8, 4)):
+        args = arguments(
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=0.0,
+        )
+        trainer = DistillationTrainer(
+            make_student(), args, teacher, projection=projection, train_dataset=rows_of(32)
+        )
+        found[accumulation] = gradients_of(trainer)
+        assert trainer.state.global_step == 1
+        found[accumulation]["logged"] = torch.tensor(trainer.state.log_history[0]["loss"])
+    assert_same(found[4], found[1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_is_that_of_the_criterion_on_the_whole_batch(teacher, make_student, arguments):
+    """Against a computation without Trainer, so that a factor common to all steps shows."""
+    args = arguments(per_device_train_batch_size=4, gradient_accumulation_steps=8, max_grad_norm=0.0)
+    trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(32))
+    maps = {name: tensor.clone() for name, tensor in trainer.criterion.state_dict().items()}
+    found = gradients_of(trainer)
+
+    student = make_student()
+    criterion = DistillationCriterion(ALL, SHAPE, Architecture.from_config(teacher.config))
+    criterion.load_state_dict(maps)
+    batch = DistillationCollator(0)(rows_of(32))
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    signals = []
+    for model in (student, teacher):
+        output = model(**inputs, output_hidden_states=True)
+        layers = model.bert.encoder.layer
+        states = output.hidden_states
+        signals.append({"logits": output.logits} | {f"hidden.{k}": state for k, state in enumerate(states)})
+        for part in ("query", "key", "value"):
+            linear = getattr(layers[-1].attention.self, part)
+            signals[-1][f"{part}.{len(layers)}"] = linear(states[-2])
+    detached = {name: signal.detach() for name, signal in signals[1].items()}
+    loss, _ = criterion(signals[0], detached, batch, criterion.counts(batch))
+    loss.backward()
+    wanted = {n: p.grad for module in (student, criterion) for n, p in module.named_parameters()}
+    assert_same(found, wanted, rtol=1e-4, atol=1e-6)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss.item(), abs=1e-4)
+
+
+def test_a_cached_teacher_teaches_what_a_live_one_does(teacher, make_student, arguments, tmp_path):
+    rows = rows_of(32)
+    names = DistillationCriterion(ALL, SHAPE, Architecture.from_config(teacher.config)).teacher_signals
+    cached = TeacherSignals.build(teacher, [row["input_ids"] for row in rows], names, tmp_path / "signals")
+    found = []
+    for source in (teacher, cached):
+        args = arguments(per_device_train_batch_size=32, max_grad_norm=0.0)
+        found.append(gradients_of(DistillationTrainer(make_student(), args, source, train_dataset=rows)))
+    assert_same(found[1], found[0], rtol=2e-2, atol=1e-4)
+
+
+def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(teacher, make_student, arguments, tmp_path):
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    student = make_student(dropout=0.1)
+    teacher.train()
+    trainer = DistillationTrainer(
+        student, arguments(save_strategy="epoch"), teacher, train_dataset=rows_of(16)
+    )
+    trainer.train()
+    assert_same(teacher.state_dict(), before, rtol=0, atol=0)
+    assert not teacher.training
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    checkpoint = last_checkpoint(tmp_path / "out")
+    with safe_open(checkpoint / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(student.state_dict())
+    with safe_open(checkpoint / "criterion.safetensors", "pt") as file:
+        assert set(file.keys()) == {
+            f"objectives.hidden.maps.{layer}.{part}" for layer in (1, 2) for part in ("weight", "bias")
+        }
+    trainer.save_model(str(tmp_path / "final"))
+    assert not (tmp_path / "final" / "criterion.safetensors").exists()
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "final")
+    assert_same(loaded.state_dict(), student.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("step", [3, 5, 8])
+def test_a_resumed_run_ends_with_the_same_weights(teacher, make_student, arguments, tmp_path, step):
+    args = arguments(save_strategy="steps", save_steps=1, num_train_epochs=2)
+    ends = []
+    for checkpoint in (None, str(tmp_path / "out" / f"checkpoint-{step}")):
+        torch.manual_seed(len(ends))
+        trainer = DistillationTrainer(make_student(dropout=0.1), args, teacher, train_dataset=rows_of(40))
+        trainer.train(resume_from_checkpoint=checkpoint)
+        assert trainer.state.global_step == 10
+        ends.append({**trainer.model.state_dict(), **trainer.criterion.state_dict()})
+    assert_same(ends[1], ends[0], rtol=0, atol=0)
+
+
+def test_last_checkpoint_passes_over_what_a_kill_left(tmp_path):
+    assert last_checkpoint(tmp_path / "none") is None
+    for step, state in ((5, '{"global_step": 5}'), (10, '{"global_step": 10}'), (15, '{"glob'), (20, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_terms_are_logged_by_name(teacher, make_student, arguments):
+    args = arguments(logging_steps=2)
+    trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(32))
+    trainer.train()
+    first, second = trainer.state.log_history[:2]
+    for logs in (first, second):
+        weighted = sum(ALL[name].get("weight", 1.0) * logs[f"loss_{name}"] for name in ALL)
+        assert logs["loss"] == pytest.approx(weighted, abs=1e-3)
+    assert first["loss_hidden"] != second["loss_hidden"]
+
+
+def test_evaluation_asks_the_student_alone(teacher, make_student, arguments, tmp_path):
+    rows = rows_of(32)
+    signals = TeacherSignals.build(
+        teacher, [row["input_ids"] for row in rows[:24]], ["logits"], tmp_path / "signals"
+    )
+    args = arguments(objectives={"logits": {}})
+    student = make_student()
+    trainer = DistillationTrainer(student, args, signals, train_dataset=rows[:24], eval_dataset=rows[24:])
+    trainer.train()
+    batch = DistillationCollator(0)(rows[24:])
+    with torch.no_grad():
+        logits = student.eval()(batch["input_ids"], batch["attention_mask"]).logits
+    wanted = torch.nn.functional.cross_entropy(logits, batch["labels"]).item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(wanted, rel=1e-4)
+    assert trainer.predict(rows[24:]).predictions.shape == (8, 2)
+    assert trainer.data_collator.signals is signals
+
+
+def test_the_task_alone_needs_no_teacher(make_student, arguments):
+    student = make_student()
+    before = student.classifier.weight.detach().clone()
+    trainer = DistillationTrainer(student, arguments(objectives={"task": {}}), train_dataset=rows_of(16))
+    trainer.train()
+    assert not torch.equal(student.classifier.weight, before)
+
+
+def test_mixed_precision_is_gone_after_training(teacher, make_student, arguments):
+    student = make_student()
+    dtypes = set()
+    student.bert.encoder.layer[0].output.dense.register_forward_hook(lambda m, i, o: dtypes.add(o.dtype))
+    trainer = DistillationTrainer(student, arguments(bf16=True), teacher, train_dataset=rows_of(16))
+    trainer.train()
+    assert dtypes == {torch.bfloat16}
+    dtypes.clear()
+    student(torch.tensor([[2, 7, 3]]))
+    assert dtypes == {torch.float32}
+
+
+def test_checkpointed_activations_give_the_same_gradient(teacher, make_student, arguments):
+    found = []
+    for checkpointing in (False, True):
+        args = arguments(
+            per_device_train_batch_size=32, max_grad_norm=0.0, gradient_checkpointing=checkpointing
+        )
+        trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(32))
+        found.append(gradients_of(trainer))
+    assert_same(found[1], found[0], rtol=1e-5, atol=1e-7)
+
+
+def test_another_vocabulary_is_refused(teacher, make_student, arguments):
+    with pytest.raises(InvalidInput, match="vocab_size: got 128; the teacher's vocabulary has 120 entries"):
+        DistillationTrainer(make_student(vocab_size=128), arguments(), teacher, train_dataset=rows_of(8))
+
+
+def test_another_numbering_of_the_tokens_is_refused(
+    teacher, make_student, arguments, tiny_tokenizer, tmp_path
+):
+    vocabulary = sorted(tiny_tokenizer.get_vocab(), key=tiny_tokenizer.get_vocab().get)
+    vocabulary[10], vocabulary[11] = vocabulary[11], vocabulary[10]
+    file = Path(tmp_path / "vocab.txt")
+    file.write_text("\n".join(vocabulary), encoding="utf-8")
+    other = BertTokenizerFast(vocab=str(file), vocab_file=str(file))
+    with pytest.raises(InvalidInput, match="2 tokens differ"):
+        DistillationTrainer(
+            make_student(),
+            arguments(),
+            teacher,
+            train_dataset=rows_of(8),
+            processing_class=tiny_tokenizer,
+            teacher_processing_class=other,
+        )
+
+
+def test_other_labels_are_refused(teacher, make_student, arguments):
+    with pytest.raises(InvalidInput, match="num_labels: got 3; the teacher has 2 labels"):
+        DistillationTrainer(make_student(num_labels=3), arguments(), teacher, train_dataset=rows_of(8))
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        ({"hidden": {"layers": [[4, 1]]}}, "the teacher has layers 0 to 3, the student 0 to 2"),
+        ({"relations": {"teacher_layer": 7}}, "the teacher has layers 1 to 3"),
+    ],
+)
+def test_a_layer_that_does_not_exist_is_refused(teacher, make_student, arguments, objectives, message):
+    with pytest.raises(InvalidInput, match=message):
+        DistillationTrainer(
+            make_student(), arguments(objectives=objectives), teacher, train_dataset=rows_of(8)
+        )
+
+
+def test_objectives_without_a_teacher_are_refused(make_student, arguments):
+    with pytest.raises(InvalidInput, match=r"the objectives need its hidden\.2, hidden\.3"):
+        DistillationTrainer(make_student(), arguments(objectives={"hidden": {}}), train_dataset=rows_of(8))
+
+
+def test_signals_that_lack_a_name_are_refused(teacher, make_student, arguments, tmp_path):
+    signals = TeacherSignals.build(teacher, [[2, 3]], ["logits"], tmp_path / "signals")
+    args = arguments(objectives={"logits": {}, "hidden": {}})
+    with pytest.raises(InvalidInput, match=r"need hidden\.2, hidden\.3 as well"):
+        DistillationTrainer(make_student(), args, signals, train_dataset=rows_of(1))
+
+
+def test_arguments_survive_json(arguments):
+    args = arguments(objectives=json.dumps({"task": {"weight": 2}}))
+    assert json.loads(args.to_json_string())["objectives"] == {"task": {"weight": 2}}

@@ -1,0 +1,248 @@
+"""The command line: what it prints, what it refuses, how fast it is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import hf_kdnas
+from hf_kdnas import cli
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.recipe import LatencySection
+from hf_kdnas.resources import recipe_file, recipe_names
+
+RESULTS = {
+    "task": {"metric": "accuracy"},
+    "teacher": {"architecture": "6L", "quality": 0.9, "latency_ms": 10.0, "parameters": 22_000_000},
+    "student": {"architecture": "4L", "quality": 0.88, "latency_ms": 2.5, "parameters": 7_100_000},
+    "speedup": 4.0,
+    "retained": 0.9778,
+    "constraints_met": True,
+}
+
+
+@pytest.fixture
+def workflows(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    """What the command calls, replaced; `calls` holds the arguments."""
+    calls: list[tuple[Any, ...]] = []
+
+    def search(recipe: Any, *, resume: bool, overwrite: bool) -> dict[str, Any]:
+        calls.append((recipe, resume, overwrite))
+        return RESULTS
+
+    def latency(model: str, *, reference: str | None, section: LatencySection) -> str:
+        calls.append((model, reference, section))
+        return "2.5 ms"
+
+    def report(run_dir: Path) -> Path:
+        calls.append((run_dir,))
+        return run_dir / "report.html"
+
+    fake = types.ModuleType("hf_kdnas.workflows")
+    fake.search, fake.latency, fake.report = search, latency, report  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "hf_kdnas.workflows", fake)
+    monkeypatch.setattr(hf_kdnas, "workflows", fake, raising=False)
+    return types.SimpleNamespace(module=fake, calls=calls)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hf_kdnas", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_help_is_there_at_once() -> None:
+    """User time, not wall time: other work on the machine doesn't count."""
+    code = (
+        "import resource, sys\n"
+        "from hf_kdnas.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_utime, len(sys.modules), file=sys.stderr)\n"
+        "sys.exit(bool({'torch', 'transformers', 'optuna', 'datasets', 'jsonargparse'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "search" in ran.stdout
+    assert float(ran.stderr.split()[0]) < 0.5
+
+
+def test_the_help_of_search_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["search", "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--search.proxy.epochs  (float)" in shown
+    assert "--teacher.fine_tune.epochs" in shown
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_parses_through_the_real_command(name: str) -> None:
+    ran = run("search", "--config", name, "--print_config")
+    assert ran.returncode == 0, ran.stderr
+    printed = yaml.safe_load(ran.stdout)
+    assert printed["name"] == name
+    assert printed["output_dir"] == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_says_how_to_launch_it(name: str) -> None:
+    header = recipe_file(name).read_text(encoding="utf-8").split("\nname:")[0]
+    assert all(line.startswith("#") or not line for line in header.splitlines())
+    for processes in (1, 4, 16):
+        assert f"--num_processes {processes} " in header
+    assert f"-m hf_kdnas search --config {name}" in header
+
+
+def test_settings_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["search", "--print_config", "--search.alpha", "-0.07", "--config", "quickstart"]
+    arguments += ["--search.beta", "6e-2", "--seed=7", "--data.text", "[a, b]", "--output_dir", "there"]
+    assert cli.main(arguments) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["search"]["alpha"] == -0.07
+    assert printed["search"]["beta"] == 0.06
+    assert printed["seed"] == 7
+    assert printed["data"]["text"] == ["a", "b"]
+    assert printed["output_dir"] == "there"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "--config", "quickstart", "--search.episode", "3"], "Did you mean episodes?"),
+        (["search", "--config", "quickstart", "--search.episodes", "x"], "search.episodes"),
+        (["search", "--config", "quickstart", "--seed"], "Write --seed VALUE"),
+        (["search", "--config", "quickstart", "--seed", "--name", "x"], "Write --seed VALUE"),
+        (["search", "--config", "quickstart", "3"], "--KEY VALUE"),
+        (["search", "--config", "quikstart"], "Did you mean quickstart?"),
+        (["recipes", "show", "quikstart"], "Did you mean quickstart?"),
+        (["recipes", "copy", "quickstart", __file__], "it exists"),
+        (["latency", "model", "--rounds", "1"], "at least 5"),
+        (["report", "no/such/run"], "no results.json"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("kdnas: error: ")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["search"], ["nothing"], ["env", "--seed", "3"]])
+def test_a_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_a_mistake_in_a_process_of_its_own_leaves_no_trace() -> None:
+    ran = run("search", "--config", "quickstart", "--serach.episodes", "3")
+    assert ran.returncode == 2
+    assert "Did you mean search?" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_search_prints_what_matters(
+    workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["search", "--config", "quickstart", "--resume", "--output_dir", "there"]) == 0
+    recipe, resume, overwrite = workflows.calls[0]
+    assert (recipe.output_dir, resume, overwrite) == ("there", True, False)
+    shown = capsys.readouterr().out
+    for part in ("0.9000", "0.8800", "10.00 ms", "2.50 ms", "22.0 M", "4.00 times", "97.8%"):
+        assert part in shown
+    assert str(Path("there/report.html")) in shown
+    assert "constraints" not in shown
+
+
+def test_search_says_when_constraints_are_not_met(
+    workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflows.module.search = lambda recipe, **options: {**RESULTS, "constraints_met": False}
+    assert cli.main(["search", "--config", "quickstart"]) == 0
+    assert "No finalist met all constraints" in capsys.readouterr().out
+
+
+def test_ranks_without_results_print_nothing(
+    workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflows.module.search = lambda recipe, **options: {}
+    assert cli.main(["search", "--config", "quickstart"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_errors_of_a_workflow_are_messages_too(
+    workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(recipe: Any, **options: bool) -> None:
+        raise InvalidInput("data.text", "x", "columns are a, b", "Choose one.")
+
+    workflows.module.search = refuse
+    assert cli.main(["search", "--config", "quickstart"]) == 2
+    assert capsys.readouterr().err == "kdnas: error: data.text: got 'x'; columns are a, b. Choose one.\n"
+
+
+def test_an_interrupt_has_its_own_exit_code(
+    workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(recipe: Any, **options: bool) -> None:
+        raise KeyboardInterrupt
+
+    workflows.module.search = interrupt
+    assert cli.main(["search", "--config", "quickstart"]) == 130
+    assert "same command" in capsys.readouterr().err
+
+
+def test_resume_and_overwrite_exclude_each_other() -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["search", "--config", "quickstart", "--resume", "--overwrite"])
+
+
+def test_latency_hands_over_its_target(workflows: types.SimpleNamespace) -> None:
+    arguments = ["latency", "student", "--reference", "teacher", "--threads", "2", "--sequence-length", "64"]
+    assert cli.main(arguments) == 0
+    section = LatencySection(threads=2, sequence_length=64)
+    assert workflows.calls == [("student", "teacher", section)]
+
+
+def test_latency_has_the_recipes_defaults(workflows: types.SimpleNamespace) -> None:
+    assert cli.main(["latency", "student"]) == 0
+    assert workflows.calls == [("student", None, LatencySection())]
+
+
+def test_report_renders_a_finished_run(
+    tmp_path: Path, workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.json").write_text("{}", encoding="utf-8")
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+
+
+def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recipes", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()] == recipe_names()
+    assert cli.main(["recipes", "show", "quickstart"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == recipe_file("quickstart").read_text(encoding="utf-8")
+    assert cli.main(["recipes", "copy", "quickstart", str(tmp_path)]) == 0
+    assert (tmp_path / "quickstart.yaml").read_text(encoding="utf-8") == shown
+
+
+def test_env_names_versions_and_cpu_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["env"]) == 0
+    shown = dict(
+        line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if " " in line.strip()
+    )
+    assert shown["python"].strip() == sys.version.split()[0]
+    assert shown["torch"].strip()
+    assert int(shown["cores"]) >= 1

@@ -1,0 +1,248 @@
+"""Tasks: rows, heads, scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.recipe import DataSection
+from hf_kdnas.tasks import TaskData, by_length, evaluate_model, load_task, pad, predict, predict_onnx
+
+TEXTS = ["a good film", "the plot was dull and slow", "fine", "a sad story with a warm ending but so long"]
+
+
+def write(path: Path, labels: list[Any], *, pairs: bool = False) -> str:
+    rows = [
+        {"text": TEXTS[index % 4], "other": TEXTS[(index + 1) % 4], "label": labels[index % len(labels)]}
+        for index in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def task(tmp_path: Path, tiny_tokenizer: Any) -> TaskData:
+    return load_task(DataSection(path=write(tmp_path / "rows.jsonl", ["dull", "good"])), tiny_tokenizer)
+
+
+def task_of(names: tuple[str, ...], labels: list[int]) -> TaskData:
+    rows = [{"input_ids": [1], "labels": label, "index": index} for index, label in enumerate(labels)]
+    return TaskData(
+        "single_label_classification", names, ("accuracy",), "d", ("text", "label"), 8, 0, rows, rows, rows
+    )
+
+
+def config_of(tiny_bert_config: Any, names: list[str]) -> Any:
+    tiny_bert_config.id2label = dict(enumerate(names))
+    return tiny_bert_config
+
+
+def test_rows(task: TaskData, tiny_tokenizer: Any) -> None:
+    assert task.kind == "single_label_classification"
+    assert task.label_names == ("dull", "good")
+    assert task.metrics == ("accuracy",)
+    assert [len(task.train), len(task.selection), len(task.reporting)] == [49, 5, 6]
+    assert [row["index"] for row in task.train] == list(range(49))
+    assert set(task.train[0]) == {"input_ids", "labels", "index"}
+    assert tiny_tokenizer.decode(task.train[0]["input_ids"]).startswith("[CLS]")
+    assert all(
+        row["labels"] == (tiny_tokenizer.decode(row["input_ids"]) in _decoded(tiny_tokenizer, (1, 3)))
+        for row in task.train
+    )
+
+
+def _decoded(tokenizer: Any, which: tuple[int, ...]) -> set[str]:
+    return {tokenizer.decode(tokenizer(TEXTS[index])["input_ids"]) for index in which}
+
+
+def test_pairs_carry_token_types(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data = DataSection(path=write(tmp_path / "rows.jsonl", [0, 1]), text=["text", "other"])
+    row = load_task(data, tiny_tokenizer).train[0]
+    assert set(row["token_type_ids"]) == {0, 1}
+    assert row["input_ids"].count(tiny_tokenizer.sep_token_id) == 2
+
+
+def test_rows_are_cut_to_the_shorter_of_recipe_and_model(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data = DataSection(path=write(tmp_path / "rows.jsonl", [0, 1]), max_length=10)
+    assert load_task(data, tiny_tokenizer, max_length=64).max_length == 10
+    short = load_task(data, tiny_tokenizer, max_length=8)
+    assert max(len(row["input_ids"]) for row in short.train) == short.max_length == 8
+
+
+def test_a_score_makes_a_regression(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    task = load_task(DataSection(path=write(tmp_path / "rows.jsonl", [0.5, 1.0, 2.5])), tiny_tokenizer)
+    assert (task.kind, task.num_labels, task.metrics) == ("regression", 1, ("pearson", "spearman"))
+    assert task.config_fields()["num_labels"] == 1
+    assert {type(row["labels"]) for row in task.train} == {float}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"metric": "f1"}, ("f1", "accuracy")),
+        ({"metric": "accuracy"}, ("accuracy",)),
+        ({}, ("accuracy",)),
+    ],
+)
+def test_metrics(
+    tmp_path: Path, tiny_tokenizer: Any, options: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    data = DataSection(path=write(tmp_path / "rows.jsonl", [0, 1]), **options)
+    assert load_task(data, tiny_tokenizer).metrics == expected
+
+
+def test_glue_tasks_have_glues_metrics(
+    tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("cola", "mrpc"):
+        (tmp_path / "glue" / name).mkdir(parents=True)
+        write(tmp_path / "glue" / name / "train.jsonl", [0, 1])
+    monkeypatch.setenv("KDNAS_DATA", str(tmp_path))
+    assert load_task(DataSection(path="data:glue/cola"), tiny_tokenizer).metrics == ("matthews",)
+    assert load_task(DataSection(path="data:glue/mrpc"), tiny_tokenizer).metric == "f1"
+
+
+def test_an_unknown_metric_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data = DataSection(path=write(tmp_path / "rows.jsonl", [0, 1]), metric="acuracy")
+    with pytest.raises(InvalidInput, match=r"data\.metric"):
+        load_task(data, tiny_tokenizer)
+
+
+def test_the_head_carries_the_labels(task: TaskData, tiny_bert_config: Any) -> None:
+    tiny_bert_config.update(task.config_fields())
+    assert tiny_bert_config.num_labels == 2
+    assert tiny_bert_config.id2label == {0: "dull", 1: "good"}
+    assert tiny_bert_config.label2id == {"dull": 0, "good": 1}
+    assert tiny_bert_config.problem_type == "single_label_classification"
+    assert task.head_class.__name__ == "AutoModelForSequenceClassification"
+
+
+def test_a_head_without_names_is_taken_by_the_ids(tiny_bert_config: Any) -> None:
+    task = task_of(("no", "yes"), [0, 1])
+    assert task.matched_to(tiny_bert_config) is task
+
+
+def test_data_without_names_take_those_of_the_head(tiny_bert_config: Any) -> None:
+    matched = task_of(("0", "1"), [0, 1]).matched_to(config_of(tiny_bert_config, ["no", "yes"]))
+    assert matched.label_names == ("no", "yes")
+    assert [row["labels"] for row in matched.train] == [0, 1]
+
+
+def test_class_ids_follow_the_order_of_the_head(tiny_bert_config: Any) -> None:
+    task = task_of(("entailment", "neutral", "contradiction"), [0, 1, 2, 0])
+    head = config_of(tiny_bert_config, ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"])
+    matched = task.matched_to(head)
+    assert matched.label_names == ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")
+    for rows in (matched.train, matched.selection, matched.reporting):
+        assert [row["labels"] for row in rows] == [2, 1, 0, 2]
+    assert [row["labels"] for row in task.train] == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["neg", "pos"]])
+def test_labels_that_do_not_match_the_head_are_refused(tiny_bert_config: Any, names: list[str]) -> None:
+    with pytest.raises(InvalidInput, match=names[0]):
+        task_of(("no", "yes"), [0, 1]).matched_to(config_of(tiny_bert_config, names))
+
+
+def test_a_score_needs_a_head_of_one(tmp_path: Path, tiny_tokenizer: Any, tiny_bert_config: Any) -> None:
+    task = load_task(DataSection(path=write(tmp_path / "rows.jsonl", [0.5, 1.0])), tiny_tokenizer)
+    with pytest.raises(InvalidInput, match="the data have a score"):
+        task.matched_to(tiny_bert_config)
+
+
+def test_predictions_do_not_depend_on_batches(
+    tmp_path: Path, tiny_tokenizer: Any, tiny_bert_config: Any, make_model: Any
+) -> None:
+    data = DataSection(path=write(tmp_path / "rows.jsonl", [0, 1]), text=["text", "other"])
+    rows = load_task(data, tiny_tokenizer).train
+    model = make_model(tiny_bert_config).train()
+    batched = predict(model, rows, batch_size=7)
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        for row, logits in zip(rows[:8], batched, strict=False):
+            alone = model(
+                input_ids=torch.tensor([row["input_ids"]]),
+                token_type_ids=torch.tensor([row["token_type_ids"]]),
+            )
+            np.testing.assert_allclose(logits, alone.logits[0].numpy(), atol=1e-5)
+
+
+def test_padding_is_the_models_own(
+    tmp_path: Path, tiny_tokenizer: Any, tiny_roberta_config: Any, make_model: Any
+) -> None:
+    """RoBERTa counts positions from the padding token: with another one, padded rows would move."""
+    rows = load_task(DataSection(path=write(tmp_path / "rows.jsonl", [0, 1])), tiny_tokenizer).train
+    model = make_model(tiny_roberta_config)
+    np.testing.assert_allclose(
+        predict(model, rows, batch_size=8), predict(model, rows, batch_size=1), atol=1e-5
+    )
+
+
+def test_precision(tmp_path: Path, task: TaskData, tiny_bert_config: Any, make_model: Any) -> None:
+    model = make_model(tiny_bert_config)
+    exact, rounded = predict(model, task.train), predict(model, task.train, precision="bf16")
+    assert 0 < np.abs(exact - rounded).max() < 0.05
+
+
+def test_scores_of_a_model(task: TaskData, tiny_bert_config: Any, make_model: Any) -> None:
+    model = make_model(tiny_bert_config)
+    right = [row["labels"] for row in task.train] == predict(model, task.train).argmax(-1)
+    assert evaluate_model(model, task.train, task) == {"accuracy": pytest.approx(right.mean())}
+
+
+def test_scores_of_logits() -> None:
+    task = task_of(("a", "b", "c"), [0, 0, 1, 2])
+    logits = np.eye(3)[[0, 1, 1, 2]]
+    assert task.score(logits, task.train) == {"accuracy": 0.75}
+    with_f1 = dataclasses.replace(task, metrics=("f1",))
+    assert with_f1.score(logits, task.train)["f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    score = dataclasses.replace(task, kind="regression", label_names=(), metrics=("spearman",))
+    assert score.score(np.array([[0.1], [0.1], [3.0], [9.0]]), task.train) == {"spearman": pytest.approx(1.0)}
+
+
+def test_batches_are_of_similar_length() -> None:
+    rows = [{"input_ids": [1] * size} for size in (3, 9, 1, 8, 2)]
+    assert by_length(rows, 2) == [[1, 3], [0, 4], [2]]
+
+
+def test_padding() -> None:
+    padded = pad([{"input_ids": [5, 6]}, {"input_ids": [7]}], 9)
+    assert padded["input_ids"].tolist() == [[5, 6], [7, 9]]
+    assert padded["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert "token_type_ids" not in padded
+
+
+def test_an_onnx_models_logits_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    """The graph adds up the token ids that the mask keeps; it also asks for token types."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    shape = ["batch", "length"]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", names[:2], ["kept"]),
+            helper.make_node("Add", ["kept", names[2]], ["sum"]),
+            helper.make_node("Cast", ["sum"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceSum", ["floats", "axes"], ["logits"], keepdims=1),
+        ],
+        "sums",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in names],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])],
+        [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "model.onnx")
+    rows = [{"input_ids": ids} for ids in ([1], [2, 3, 4], [5, 6], [7, 8, 9, 10])]
+    for batch_size in (1, 3):
+        found = predict_onnx(tmp_path / "model.onnx", rows, pad_token_id=99, batch_size=batch_size)
+        assert found.tolist() == [[1], [9], [11], [34]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.architecture import Architecture
@@ -58,9 +59,10 @@ class Plan:
         """The teacher's shape."""
         return Architecture.from_config(self.config)
 
-    def parameters(self, architecture: Architecture) -> int:
-        """Parameters of a student."""
-        return parameter_counter(self.model_class, self.config)(architecture)
+    @cached_property
+    def parameters(self) -> Callable[[Architecture], int]:
+        """Counts the parameters of a student."""
+        return parameter_counter(self.model_class, self.config)
 
 
 def make_plan(recipe: Recipe) -> Plan:

@@ -144,15 +144,20 @@ class _Search:
                 rivals = self._distil(self._best(self._explore("random", space)))
         if not self.processes.is_main_process:
             return {}
-        return self._finish(Findings(space, candidates, finalists, baselines, rivals))
+        winner, met = choose_winner(finalists, self.recipe.search.constraints)
+        return self._finish(Findings(space, candidates, finalists, baselines, rivals, winner, met))
 
     def _finish(self, findings: Findings) -> dict[str, Any]:
-        """Choose and export the winner; write results, report and card."""
-        constraints = self.recipe.search.constraints
-        winner, met = choose_winner(findings.finalists, constraints)
-        with self._stage("export", f"winner {winner.architecture.key}: export, measure and score"):
-            proof = finish_winner(self.plan, self.folder, self.distillation, self.initialiser.teacher, winner)
-        results = collect_results(self.plan, self.folder, self.latencies, findings, winner, met, proof)
+        """Export the winner; write results, report and card."""
+        key = findings.winner.architecture.key
+        with self._stage("export", f"winner {key}: export, measure and score"):
+            proof = finish_winner(
+                self.plan, self.folder, self.distillation, self.initialiser.teacher, findings.winner
+            )
+            results = collect_results(
+                self.plan, self.folder, self.latencies.used, self.distillation, findings, proof
+            )
+        results["seconds"] = self.folder.seconds()
         write_json(self.folder / "results.json", results)
         report(self.folder.path)
         return results
@@ -179,7 +184,7 @@ class _Search:
         """Quality on the selection split: all that the search may see."""
         task, device = self.plan.task, self.processes.device
         precision = resolve_precision(device, self.recipe.distillation.training.precision)
-        return evaluate_model(model.to(device), task.selection, task, bf16=precision == "bf16")[task.metric]
+        return evaluate_model(model.to(device), task.selection, task, precision=precision)[task.metric]
 
     def _explore(self, sampler: str, space: SearchSpace) -> list[Candidate]:
         """Run, or go on with, the episodes of a study."""

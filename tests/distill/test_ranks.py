@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_kdnas import distill
+
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
@@ -22,7 +24,11 @@ def run(folder: Path, batch_size: int, ranks: int):
         port = free.getsockname()[1]
     processes = []
     for rank in range(ranks):
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(distill.__file__).parents[2]),
+        }
         if ranks > 1:
             environment |= {
                 "RANK": str(rank),
@@ -53,7 +59,7 @@ def test_gradients_of_student_and_learned_maps_are_those_of_the_joined_batch(res
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert any(name.startswith("objectives.hidden.maps") for name in one["gradients"])
     for name, gradient in one["gradients"].items():
-        torch.testing.assert_close(two["gradients"][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(two["gradients"][name], gradient, rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_logged_terms_are_those_of_the_joined_batch(results):
@@ -61,7 +67,7 @@ def test_logged_terms_are_those_of_the_joined_batch(results):
     terms = [name for name in one["logs"] if name.startswith("loss")]
     assert len(terms) == 5
     for name in terms:
-        assert two["logs"][name] == pytest.approx(one["logs"][name], rel=1e-4)
+        assert two["logs"][name] == pytest.approx(one["logs"][name], abs=1e-4)
 
 
 def test_a_resumed_run_ends_with_the_same_weights(results):

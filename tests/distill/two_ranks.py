@@ -1,6 +1,6 @@
 """What the ranks of test_ranks.py run: `two_ranks.py FOLDER BATCH_SIZE`.
 
-Writes the gradients of the first step, then the weights of a whole run and of the same run resumed in
+In double precision, so that rounding hides nothing. Writes the gradients of the first step, then the weights of a whole run and of the same run resumed in
 the middle of its second epoch.
 """
 
@@ -44,7 +44,7 @@ def model_of(layers: int, hidden: int, seed: int):
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    return AutoModelForSequenceClassification.from_config(config)
+    return AutoModelForSequenceClassification.from_config(config).double()
 
 
 def rows_of(count: int):
@@ -73,7 +73,10 @@ def trainer_of(folder: Path, batch_size: int, **options) -> DistillationTrainer:
         logging_steps=1,
         **options,
     )
-    return DistillationTrainer(model_of(2, 16, 1), arguments, model_of(3, 32, 0), train_dataset=rows_of(ROWS))
+    student, teacher = model_of(2, 16, seed=1), model_of(3, 32, seed=0)
+    trainer = DistillationTrainer(student, arguments, teacher, train_dataset=rows_of(ROWS))
+    trainer.criterion.double()
+    return trainer
 
 
 def weights_of(trainer: DistillationTrainer):

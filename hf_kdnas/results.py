@@ -1,0 +1,205 @@
+"""`results.json`: what a run found, the only source of its report and its model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.environment import environment
+from hf_kdnas.tasks import evaluate_model
+
+if TYPE_CHECKING:
+    from hf_kdnas.latency.measure import LatencyReport
+    from hf_kdnas.plan import Plan
+    from hf_kdnas.run import RunFolder
+    from hf_kdnas.search.students import FullDistillation, Student
+    from hf_kdnas.search.study import Candidate
+    from hf_kdnas.space import SearchSpace
+    from hf_kdnas.winner import Proof
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the stages of a search found.
+
+    Attributes:
+        space: The members that could be reached.
+        candidates: All that were tried.
+        finalists: Those distilled in full.
+        baselines: Hand-crafted shapes, distilled in the same way.
+        rivals: Finalists of a random search of the same budget; empty where none ran.
+        winner: The finalist that was chosen.
+        met: Whether it keeps to all constraints.
+    """
+
+    space: SearchSpace
+    candidates: Sequence[Candidate]
+    finalists: Sequence[Student]
+    baselines: Sequence[Student]
+    rivals: Sequence[Student]
+    winner: Student
+    met: bool
+
+
+def collect_results(
+    plan: Plan,
+    folder: RunFolder,
+    latencies: Mapping[Architecture, LatencyReport],
+    distillation: FullDistillation,
+    findings: Findings,
+    proof: Proof,
+) -> dict[str, Any]:
+    """Everything worth knowing about a run, as JSON can hold it.
+
+    Students are scored on the reporting split here, after the winner was chosen. Latencies are in
+    milliseconds; `quality` is the metric on the reporting split, `selection_quality` that on the
+    selection split.
+    """
+    recipe, task = plan.recipe, plan.task
+    scores = _Scores(plan, distillation)
+    winner = findings.winner
+    quality = scores.of(winner.architecture)[task.metric]
+    teacher_quality = proof.teacher_quality[task.metric]
+    return {
+        "name": recipe.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": recipe.seed,
+        "task": {
+            "kind": task.kind,
+            "metric": task.metric,
+            "dataset": task.dataset,
+            "columns": list(task.columns),
+            "labels": list(task.label_names),
+            "rows": {
+                "train": len(task.train),
+                "selection": len(task.selection),
+                "reporting": len(task.reporting),
+            },
+        },
+        "teacher": {
+            "model": recipe.teacher.model,
+            "base_model": recipe.teacher.base_model,
+            "revision": recipe.teacher.revision,
+            "fine_tuned": recipe.teacher.fine_tune is not None,
+            "architecture": plan.teacher.key,
+            "quality": teacher_quality,
+            "metrics": proof.teacher_quality,
+            "latency_ms": proof.latency.reference_median_ms,
+            "parameters": plan.parameters(plan.teacher),
+            "flops": plan.teacher.flops(recipe.latency.sequence_length),
+        },
+        "student": {
+            "architecture": winner.architecture.key,
+            "config": winner.architecture.as_dict(),
+            "model_type": plan.config.model_type,
+            "quality": quality,
+            "metrics": scores.of(winner.architecture),
+            "selection_quality": winner.quality,
+            "latency_ms": proof.latency.median_ms,
+            "latency": proof.latency.to_dict(),
+            "parameters": winner.parameters,
+            "flops": winner.architecture.flops(recipe.latency.sequence_length),
+            "int8": _int8(proof, task.metric),
+            "export_difference": proof.export_difference,
+        },
+        "speedup": 1 / proof.latency.ratio,
+        "retained": quality / teacher_quality,
+        "constraints": asdict(recipe.search.constraints),
+        "constraints_met": findings.met,
+        "baselines": [_student(each, scores) for each in findings.baselines],
+        "finalists": [
+            {
+                **_student(each, scores),
+                **_proxy(each.architecture, findings.candidates),
+                "winner": each is winner,
+            }
+            for each in findings.finalists
+        ],
+        "random_baseline": _best_rival(findings.rivals, scores),
+        "candidates": [_candidate(each) for each in findings.candidates],
+        "proxy_rank_correlation": _rank_correlation(findings),
+        "space": {
+            "preset": recipe.space.preset,
+            "size": len(plan.space),
+            "reachable": len(findings.space),
+        },
+        "distillation": asdict(recipe.distillation),
+        "search": asdict(recipe.search),
+        "environment": environment(),
+        "latency_target": asdict(recipe.latency),
+        "latency_reports": {shape.key: report.to_dict() for shape, report in latencies.items()},
+        "recipe": (folder / "recipe.yaml").read_text(encoding="utf-8"),
+    }
+
+
+class _Scores:
+    """Metrics of students on the reporting split, each computed once."""
+
+    def __init__(self, plan: Plan, distillation: FullDistillation) -> None:
+        self._plan = plan
+        self._distillation = distillation
+        self._known: dict[Architecture, dict[str, float]] = {}
+
+    def of(self, architecture: Architecture) -> dict[str, float]:
+        if architecture not in self._known:
+            student = self._distillation.load(architecture)
+            task = self._plan.task
+            self._known[architecture] = evaluate_model(student, task.reporting, task)
+        return self._known[architecture]
+
+    def quality(self, architecture: Architecture) -> float:
+        return self.of(architecture)[self._plan.task.metric]
+
+
+def _student(student: Student, scores: _Scores) -> dict[str, Any]:
+    return {
+        "name": student.name,
+        "architecture": student.architecture.key,
+        "quality": scores.quality(student.architecture),
+        "selection_quality": student.quality,
+        "latency_ms": student.latency_ms,
+        "ratio": student.ratio,
+        "speedup": 1 / student.ratio,
+        "parameters": student.parameters,
+        "reward": student.reward,
+    }
+
+
+def _int8(proof: Proof, metric: str) -> dict[str, Any] | None:
+    if proof.int8 is None or proof.int8_quality is None:
+        return None
+    return {
+        "quality": proof.int8_quality[metric],
+        "latency_ms": proof.int8.median_ms,
+        "speedup": 1 / proof.int8.ratio,
+        "latency": proof.int8.to_dict(),
+    }
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {**asdict(candidate), "architecture": candidate.architecture.key}
+
+
+def _proxy(architecture: Architecture, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """What the short distillation said about a finalist."""
+    found = next(each for each in candidates if each.architecture == architecture)
+    return {"proxy_quality": found.quality, "proxy_reward": found.reward}
+
+
+def _best_rival(rivals: Sequence[Student], scores: _Scores) -> dict[str, Any] | None:
+    """The random search's own winner."""
+    return _student(max(rivals, key=lambda each: each.reward), scores) if rivals else None
+
+
+def _rank_correlation(findings: Findings) -> float | None:
+    """Spearman's rank correlation of proxy and full quality over the finalists, where there are 3."""
+    from scipy.stats import spearmanr
+
+    if len(findings.finalists) < 3:
+        return None
+    proxies = [_proxy(each.architecture, findings.candidates)["proxy_quality"] for each in findings.finalists]
+    value = float(spearmanr(proxies, [each.quality for each in findings.finalists]).statistic)
+    return None if value != value else value

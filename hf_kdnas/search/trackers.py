@@ -1,0 +1,53 @@
+"""A search in the user's experiment trackers, as Trainer's `report_to` does it for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+
+if TYPE_CHECKING:
+    from hf_kdnas.search.study import Candidate
+
+
+class Trackers:
+    """Logs each candidate to the trackers of `report_to`; only the main process writes.
+
+    Args:
+        report_to: Names of trackers that Accelerate knows, `all`, or `none`.
+        run_name: Names the search in them.
+        folder: Where those that write files put them.
+    """
+
+    def __init__(self, report_to: Sequence[str], run_name: str, folder: Path) -> None:
+        self._names = [] if "none" in report_to else filter_trackers(list(report_to), str(folder))
+        self._run_name = run_name
+        self._folder = folder
+        self._trackers: list[Any] = []
+
+    def __enter__(self) -> Trackers:
+        for name in self._names:
+            kind = LOGGER_TYPE_TO_CLASS[str(name)]
+            arguments = [str(self._folder)] if kind.requires_logging_directory else []
+            self._trackers.append(kind(self._run_name, *arguments))
+        return self
+
+    def log(self, candidate: Candidate) -> None:
+        """Log what a candidate reached."""
+        values = {
+            "search/quality": candidate.quality,
+            "search/latency_ms": candidate.latency_ms,
+            "search/reward": candidate.reward,
+            "search/episode": candidate.episode,
+        }
+        for tracker in self._trackers:
+            tracker.log(values, step=candidate.number)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for tracker in self._trackers:
+            tracker.finish()

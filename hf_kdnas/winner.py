@@ -1,0 +1,101 @@
+"""The winner: exported, quantised, measured against its teacher and scored on the reporting split."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.latency.export import export_model
+from hf_kdnas.latency.measure import LatencyReport, measure
+from hf_kdnas.latency.quantise import quantise
+from hf_kdnas.run import RunFolder, atomic_folder, read_json, write_json
+from hf_kdnas.tasks import evaluate_model, predict_onnx
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hf_kdnas.plan import Plan
+    from hf_kdnas.search.students import FullDistillation, Student
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was measured of a finished student and its teacher.
+
+    Attributes:
+        latency: Of the student's own ONNX file, against the teacher's, timed in turn.
+        int8: The same for the INT8 file, or None.
+        int8_quality: Its metrics on the reporting split.
+        teacher_quality: The teacher's metrics on the reporting split.
+        export_difference: Largest difference between ONNX and PyTorch logits.
+    """
+
+    latency: LatencyReport
+    int8: LatencyReport | None
+    int8_quality: dict[str, float] | None
+    teacher_quality: dict[str, float]
+    export_difference: float
+
+
+def finish_winner(
+    plan: Plan, folder: RunFolder, distillation: FullDistillation, teacher: PreTrainedModel, winner: Student
+) -> Proof:
+    """Write `student/`, measure it, and score teacher and student on the reporting split.
+
+    The teacher's ONNX file stays in `teacher/`, so that anyone can measure again.
+    """
+    export_model(teacher.cpu(), folder / "teacher", exporter=plan.exporter)
+    difference = _export_student(plan, folder, distillation, winner)
+    onnx = folder / "student" / "onnx"
+    reference = folder / "teacher" / "onnx" / "model.onnx"
+    fp32 = _measured(folder / "latency.json", onnx / "model.onnx", reference, plan)
+    int8, int8_quality = None, None
+    if plan.recipe.export.int8:
+        int8 = _measured(folder / "latency_int8.json", onnx / "model_int8.onnx", reference, plan)
+        logits = predict_onnx(
+            onnx / "model_int8.onnx", plan.task.reporting, pad_token_id=plan.task.pad_token_id
+        )
+        int8_quality = plan.task.score(logits, plan.task.reporting)
+    return Proof(
+        latency=fp32,
+        int8=int8,
+        int8_quality=int8_quality,
+        teacher_quality=evaluate_model(teacher, plan.task.reporting, plan.task),
+        export_difference=difference,
+    )
+
+
+def _export_student(
+    plan: Plan, folder: RunFolder, distillation: FullDistillation, winner: Student
+) -> float:
+    """Write the student's folder whole or not at all; the largest difference of its ONNX logits."""
+    source = distillation.path(winner.architecture)
+    target = folder / "student"
+    note: dict[str, Any] | None = read_json(folder / "export.json")
+    if note is not None and note["architecture"] == winner.architecture.key and target.is_dir():
+        return float(note["difference"])
+    with atomic_folder(target) as unfinished:
+        for file in source.iterdir():
+            if file.name != "score.json":
+                shutil.copy2(file, unfinished / file.name)
+        report = export_model(
+            distillation.load(winner.architecture), unfinished, exporter=plan.exporter
+        )
+        if plan.recipe.export.int8:
+            quantise(unfinished / "onnx" / "model.onnx", unfinished / "onnx" / "model_int8.onnx")
+    write_json(
+        folder / "export.json",
+        {"architecture": winner.architecture.key, "difference": report.max_abs_difference},
+    )
+    return float(report.max_abs_difference)
+
+
+def _measured(note: Path, model: Path, reference: Path, plan: Plan) -> LatencyReport:
+    known = read_json(note)
+    if known is not None:
+        return LatencyReport.from_dict(known)
+    report = measure(model, plan.target, reference=reference)
+    write_json(note, report.to_dict())
+    return report

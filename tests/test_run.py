@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.run import RunFolder, atomic_folder, read_json, write_json
+
+
+def test_the_same_recipe_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open("name: a", "1")
+    write_json(folder / "made.json", 1)
+    folder.open("name: a", "1")
+    assert read_json(folder / "made.json") == 1
+
+
+def test_another_recipe_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open("name: a", "1")
+    write_json(folder / "made.json", 1)
+    with pytest.raises(InvalidInput, match="--resume.*--overwrite"):
+        folder.open("name: b", "2")
+    assert (folder / "recipe.yaml").read_text() == "name: a"
+    folder.open("name: b", "2", resume=True)
+    assert read_json(folder / "made.json") == 1
+    folder.open("name: c", "3", overwrite=True)
+    assert read_json(folder / "made.json") is None
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_something_else_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InvalidInput, match="output_dir"):
+        RunFolder(tmp_path).open("name: a", "1", overwrite=overwrite)
+    assert [each.name for each in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_seconds_add_up_over_launches(tmp_path: Path) -> None:
+    for _ in range(2):
+        with RunFolder(tmp_path).timed("search"):
+            pass
+    assert set(RunFolder(tmp_path).seconds()) == {"search"}
+
+
+def test_an_error_leaves_no_half_folder(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "made") as unfinished:
+        (unfinished / "weights").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_leaves_no_half_file(tmp_path: Path) -> None:
+    target = tmp_path / "results.json"
+    write_json(target, "old")
+    script = (
+        "import os, sys, pathlib; from hf_kdnas import run\n"
+        "os.fsync = lambda handle: os.kill(os.getpid(), 9)\n"
+        "run.write_json(pathlib.Path(sys.argv[1]), 'new')"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(target)], check=False, env=dict(os.environ))
+    assert done.returncode == -signal.SIGKILL
+    assert read_json(target) == "old"

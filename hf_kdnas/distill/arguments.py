@@ -47,21 +47,15 @@ class DistillationArguments(TrainingArguments):
         self.objectives = _parsed(self.objectives)
         check_objectives(self.objectives)
         self._refuse()
-        if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
-            # Reentrant checkpointing runs the layers without gradients: the hooks would capture nothing
-            # to learn from.
-            self.gradient_checkpointing_kwargs = {"use_reentrant": False}
         super().__post_init__()  # type: ignore[no-untyped-call]
+        self._check_checkpointing()
 
     def _refuse(self) -> None:
-        checkpointing = cast("dict[str, Any]", self.gradient_checkpointing_kwargs or {})
-        reentrant = checkpointing.get("use_reentrant", False)
         refused = {
             "remove_unused_columns": (self.remove_unused_columns, "signals are such columns"),
             "fsdp": (self.fsdp, "hooks need whole layers on each rank: DDP or one process"),
             "deepspeed": (self.deepspeed, "hooks need whole layers on each rank: DDP or one process"),
             "label_smoothing_factor": (self.label_smoothing_factor, "the teacher softens the labels"),
-            "gradient_checkpointing_kwargs": (reentrant, "hooks need use_reentrant: False"),
         }
         for name, (given, reason) in refused.items():
             if given:
@@ -69,10 +63,31 @@ class DistillationArguments(TrainingArguments):
                     name, getattr(self, name), f"not with distillation: {reason}", "Leave it out."
                 )
 
+    def _check_checkpointing(self) -> None:
+        """Reentrant checkpointing runs the layers without gradients: hooks would capture nothing to learn."""
+        name = "gradient_checkpointing"
+        options = cast("dict[str, Any]", self.gradient_checkpointing_kwargs or {})
+        if options.get("use_reentrant"):
+            raise InvalidInput(
+                f"{name}_kwargs",
+                options,
+                "not with distillation: hooks need use_reentrant: False",
+                "Leave it out.",
+            )
+        if self.gradient_checkpointing:
+            # Before Transformers 5 the default is True.
+            self.gradient_checkpointing_kwargs = {**options, "use_reentrant": False}
+
     @property
     def n_gpu(self) -> int:
         """One GPU a process: the replicas of DataParallel would leave the hooks behind."""
         return min(1, int(super().n_gpu))
+
+    @property
+    def device(self) -> torch.device:
+        """The device, without the index that Accelerate gives CPU ranks: torch.load knows no "cpu:0"."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
 
 
 class Training(Protocol):

@@ -32,6 +32,8 @@ class DistillationCriterion(nn.Module):
         teacher: Shape of the teacher.
         projection: A fixed map from teacher to student states, (H_T, H_S), for the objectives that
             take one; None lets them learn maps.
+        seed: Decides the first weights of learned maps, whatever was drawn before: every rank and
+            every resumed run begin with the same.
 
     Attributes:
         weights: Weight of each objective by name.
@@ -50,16 +52,19 @@ class DistillationCriterion(nn.Module):
         teacher: Architecture,
         *,
         projection: Tensor | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.weights = check_objectives(objectives)
-        modules = {}
-        for name in self.weights:
-            kind = objective_class(name)
-            options = {key: value for key, value in (objectives[name] or {}).items() if key != "weight"}
-            if "projection" in inspect.signature(kind).parameters:
-                options["projection"] = projection
-            modules[name] = kind(student, teacher, **options)
+        modules: dict[str, Objective] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for name in self.weights:
+                kind = objective_class(name)
+                options = {key: value for key, value in (objectives[name] or {}).items() if key != "weight"}
+                if "projection" in inspect.signature(kind).parameters:
+                    options["projection"] = projection
+                modules[name] = kind(student, teacher, **options)
         self._objectives = modules
         # A module's name may not hold the dots of an import path.
         self.objectives = nn.ModuleDict({_module_name(name): module for name, module in modules.items()})

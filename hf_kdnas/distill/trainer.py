@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import DistillationArguments
@@ -24,7 +24,13 @@ from hf_kdnas.errors import InvalidInput
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Sampler
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
 
 CRITERION = "criterion.safetensors"
 
@@ -32,7 +38,7 @@ CRITERION = "criterion.safetensors"
 CALIBRATION_ROWS = 64
 
 
-class DistillationTrainer(Trainer):  # type: ignore[misc, unused-ignore]
+class DistillationTrainer(Trainer):
     """Trains a student on a teacher's signals, live or cached, and on the labels.
 
     Every objective is a sum over its own units, divided by their number over all micro-batches and
@@ -86,7 +92,14 @@ class DistillationTrainer(Trainer):  # type: ignore[misc, unused-ignore]
     ) -> None:
         cached = teacher if isinstance(teacher, TeacherSignals) else getattr(data_collator, "signals", None)
         live = None if isinstance(teacher, TeacherSignals) else teacher
-        criterion = _criterion(model, _teacher_shape(live, cached), args, projection)
+        student = Architecture.from_config(model.config)
+        criterion = DistillationCriterion(
+            cast("dict[str, Any]", args.objectives),
+            student,
+            _teacher_shape(live, cached) or student,
+            projection=projection,
+            seed=args.seed,
+        )
         _check_teacher(model, live, cached, criterion.teacher_signals)
         _check_vocabularies(processing_class, teacher_processing_class)
         self._student_capture = Capture(model, criterion.student_signals)
@@ -106,6 +119,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         self.teacher = live
         if live is not None:
             cast("nn.Module", live).to(args.device).requires_grad_(False).eval()
+        self._epoch_order = _EpochOrder()
+        self.add_callback(self._epoch_order)  # type: ignore[no-untyped-call]
         self._terms: dict[str, Tensor] = {}
         self._steps_since_log = 0
 
@@ -115,7 +130,9 @@ class DistillationTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch_size = self.args.train_batch_size * self.args.world_size
-        return LengthGroupedSampler([len(row["input_ids"]) for row in dataset], batch_size, seed)
+        lengths = [len(row["input_ids"]) for row in dataset]
+        self._epoch_order.sampler = LengthGroupedSampler(lengths, batch_size, seed)
+        return self._epoch_order.sampler
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
         """Trainer's own, without the teacher's signals: they cover the training rows alone."""
@@ -176,9 +193,16 @@ class DistillationTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         return (loss, {"loss": loss, "logits": student["logits"]}) if return_outputs else loss
 
     def _teacher_signals(self, inputs: Mapping[str, Any]) -> Mapping[str, Tensor]:
-        if "teacher" in inputs or self.teacher is None or self._teacher_capture is None:
+        if "teacher" in inputs or not self.criterion.teacher_signals:
             signals: Mapping[str, Tensor] = inputs.get("teacher", {})
             return signals
+        if self.teacher is None or self._teacher_capture is None:
+            raise InvalidInput(
+                "data_collator",
+                ", ".join(inputs),
+                'the batches need "teacher" as well: the signals that were given',
+                "Leave the collator out, or give a DistillationCollator with these signals.",
+            )
         with torch.no_grad(), self.accelerator.autocast():
             return forward_signals(self.teacher, self._teacher_capture, inputs)
 
@@ -243,6 +267,22 @@ class DistillationTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             self.criterion.load_state_dict(learned)
 
 
+class _EpochOrder(TrainerCallback):
+    """Tells the sampler its epoch.
+
+    Trainer does so as well, but on Transformers 5 it doesn't reach through the wrappers that a resumed
+    epoch puts around the sampler on several ranks.
+    """
+
+    sampler: LengthGroupedSampler | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))
+
+
 def last_checkpoint(output_dir: Path) -> Path | None:
     """The latest whole checkpoint in a folder, or None: the one to resume from after a kill.
 
@@ -256,20 +296,6 @@ def last_checkpoint(output_dir: Path) -> Path | None:
             continue
         found[state["global_step"]] = folder
     return found[max(found)] if found else None
-
-
-def _criterion(
-    model: PreTrainedModel,
-    teacher: Architecture | None,
-    args: DistillationArguments,
-    projection: Tensor | None,
-) -> DistillationCriterion:
-    student = Architecture.from_config(model.config)
-    # Every rank has to draw the same maps, and the run the same ones again.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(args.seed)
-        objectives = cast("dict[str, Any]", args.objectives)
-        return DistillationCriterion(objectives, student, teacher or student, projection=projection)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ with those that are missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from hf_kdnas.search.sampler import make_sampler
 from hf_kdnas.search.study import (
     Candidate,
     ask_episode,
+    ask_member,
     finished_candidates,
     open_study,
     tell_candidate,
@@ -36,6 +37,21 @@ if TYPE_CHECKING:
     from hf_kdnas.search.latencies import ShapeLatencies
     from hf_kdnas.search.mini_kd import MiniKD
     from hf_kdnas.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A candidate of an episode.
+
+    Attributes:
+        architecture: The shape.
+        predicted_reward: What the sampler expected.
+        rejected: Whether it breaks a constraint on latency.
+    """
+
+    architecture: Architecture
+    predicted_reward: float | None
+    rejected: bool
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,8 @@ class SearchDriver:
     mini_kd: MiniKD
     processes: PartialState
     narrator: Narrator
-    track: Callable[[Candidate], None] = lambda candidate: None
+    track: Callable[[Candidate], None]
+    _running: dict[Architecture, optuna.Trial] = field(default_factory=dict, init=False)
 
     def run(self) -> list[Candidate]:
         """Run the episodes that are missing, and return the candidates of all."""
@@ -85,10 +102,12 @@ class SearchDriver:
         return open_study(self.section.storage or self.folder / "study.log", self.name)
 
     def _episodes_done(self, study: optuna.Study | None) -> int:
-        done = None
+        """Episodes that were told to the end."""
+        done = 0
         if study is not None:
-            episodes = [candidate.episode for candidate in finished_candidates(study)]
-            done = max(episodes, default=-1) + 1
+            told = {candidate.architecture for candidate in finished_candidates(study)}
+            while (asked := self._noted(done)) and told.issuperset(each.architecture for each in asked):
+                done += 1
         return int(self._shared(done))
 
     def _best(self, study: optuna.Study | None) -> str:
@@ -100,31 +119,46 @@ class SearchDriver:
 
     def _run_episode(self, study: optuna.Study | None, episode: int) -> bool:
         """Ask, distil and tell one episode; False if there was nothing left to ask."""
-        trials = self._ask(study, episode) if study else []
-        candidates: list[Architecture] = self._shared([architecture for _, architecture in trials])
-        if not candidates:
-            return False
-        qualities = self._distil(candidates)
+        asked: list[_Asked] = self._shared(self._ask(study, episode) if study else None)
+        chosen = [each.architecture for each in asked if not each.rejected]
+        qualities = self._distil(chosen)
         if study:
-            for trial, architecture in trials:
-                self._tell(study, trial, architecture, qualities[architecture], episode)
-        return True
+            self._tell(study, asked, qualities, episode)
+        return bool(chosen)
 
-    def _ask(self, study: optuna.Study, episode: int) -> list[tuple[optuna.trial.Trial, Architecture]]:
-        """Candidates of an episode that keep to the constraints on latency, measured before any trains."""
-        wanted = self.section.candidates
-        chosen: list[tuple[optuna.trial.Trial, Architecture]] = []
-        while len(chosen) < wanted:
+    def _ask(self, study: optuna.Study, episode: int) -> list[_Asked]:
+        """Candidates of an episode; those that break a constraint on latency are measured, not trained.
+
+        What was asked is noted before anything is told: an episode that was interrupted is the same
+        one again.
+        """
+        asked = self._noted(episode)
+        while sum(not each.rejected for each in asked) < self.section.candidates and not self._note(episode).exists():
+            missing = self.section.candidates - sum(not each.rejected for each in asked)
             sampler = make_sampler(self.sampler, self.space, self.seed, study, self.section)
-            asked = ask_episode(study, self.space, wanted - len(chosen), sampler)
-            if not asked:
+            trials = ask_episode(study, self.space, missing, sampler)
+            if not trials:
                 break
-            for trial, architecture in asked:
-                if self.latencies.within(architecture, self.section.constraints):
-                    chosen.append((trial, architecture))
-                else:
-                    tell_rejected(study, trial, "latency", self.latencies(architecture), episode)
-        return chosen
+            for trial, architecture in trials:
+                expected = trial.user_attrs.get("predicted_reward")
+                rejected = not self.latencies.within(architecture, self.section.constraints)
+                asked.append(_Asked(architecture, expected, rejected))
+                self._running[architecture] = trial
+        self._write_note(episode, asked)
+        return asked
+
+    def _note(self, episode: int) -> Path:
+        return self.folder / "episodes" / f"{episode:03}.json"
+
+    def _write_note(self, episode: int, asked: Sequence[_Asked]) -> None:
+        write_json(
+            self._note(episode),
+            [[each.architecture.key, each.predicted_reward, each.rejected] for each in asked],
+        )
+
+    def _noted(self, episode: int) -> list[_Asked]:
+        noted = read_json(self._note(episode)) or []
+        return [_Asked(Architecture.parse(key), *rest) for key, *rest in noted]
 
     def _distil(self, candidates: Sequence[Architecture]) -> dict[Architecture, float]:
         """Quality of each candidate; each rank distils its own."""
@@ -132,31 +166,50 @@ class SearchDriver:
         mine = candidates[rank::ranks]
         found = [(each, self._known(each)) for each in mine]
         for architecture, quality in self.mini_kd.run([each for each, known in found if known is None]):
-            write_json(self._note(architecture), {"quality": quality})
+            write_json(self._reached(architecture), {"quality": quality})
         return dict(gather_object([(each, self._known(each)) for each in mine]))
 
-    def _note(self, architecture: Architecture) -> Path:
+    def _reached(self, architecture: Architecture) -> Path:
         return self.folder / "candidates" / f"{architecture.key}.json"
 
     def _known(self, architecture: Architecture) -> float | None:
-        note = read_json(self._note(architecture))
+        note = read_json(self._reached(architecture))
         return None if note is None else float(note["quality"])
 
     def _tell(
-        self, study: optuna.Study, trial: Any, architecture: Architecture, quality: float, episode: int
+        self,
+        study: optuna.Study,
+        asked: Sequence[_Asked],
+        qualities: Mapping[Architecture, float],
+        episode: int,
     ) -> None:
-        report = self.latencies(architecture)
-        value = reward(quality, report.ratio, self.section.alpha, self.section.beta)
-        tell_candidate(
-            study,
-            trial,
-            quality=quality,
-            latency_ms=report.median_ms,
-            ratio=report.ratio,
-            reward=value,
-            episode=episode,
-        )
-        self.track(finished_candidates(study)[-1])
+        """Tell an episode's outcome, less what an interrupted launch told already."""
+        told = {candidate.architecture for candidate in finished_candidates(study)}
+        for each in asked:
+            if each.architecture in told:
+                continue
+            trial = self._trial(study, each)
+            report = self.latencies(each.architecture)
+            if each.rejected:
+                tell_rejected(study, trial, "latency", report, episode)
+                continue
+            quality = qualities[each.architecture]
+            self.track(
+                tell_candidate(
+                    study,
+                    trial,
+                    quality=quality,
+                    latency_ms=report.median_ms,
+                    ratio=report.ratio,
+                    reward=reward(quality, report.ratio, self.section.alpha, self.section.beta),
+                    episode=episode,
+                )
+            )
+
+    def _trial(self, study: optuna.Study, asked: _Asked) -> optuna.Trial:
+        """The running trial of a candidate; a new one where an interrupted launch asked for it."""
+        running = self._running.pop(asked.architecture, None)
+        return running or ask_member(study, self.space, asked.architecture, asked.predicted_reward)
 
     def _shared(self, value: Any) -> Any:
         """What rank 0 has, on every rank."""

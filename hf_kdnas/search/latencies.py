@@ -46,7 +46,6 @@ class ShapeLatencies:
         reference: The teacher's ONNX file.
         exporter: Makes the graphs.
         store: What was measured before.
-        task: Optimum's name of the task.
         used: Reports that this run read or measured, by architecture.
     """
 
@@ -56,7 +55,6 @@ class ShapeLatencies:
     reference: Path
     exporter: Exporter
     store: LatencyStore
-    task: str = "text-classification"
     used: dict[Architecture, LatencyReport] = field(default_factory=dict)
 
     def __call__(self, architecture: Architecture) -> LatencyReport:
@@ -67,9 +65,9 @@ class ShapeLatencies:
                 architecture.apply_to(self.config),
                 self.target,
                 reference=self.reference,
+                reference_config=self.config,
                 exporter=self.exporter,
                 store=self.store,
-                task=self.task,
             )
         return self.used[architecture]
 

@@ -47,6 +47,11 @@ class Student:
     parameters: int
     reward: float
 
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as the teacher."""
+        return 1 / self.ratio
+
 
 @dataclass(frozen=True)
 class FullDistillation:

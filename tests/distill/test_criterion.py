@@ -65,6 +65,11 @@ def test_weighted_sum_of_terms_over_their_own_units(batch, signals):
 
 def test_learned_maps_are_its_parameters_and_its_state(signals):
     criterion = DistillationCriterion({"hidden": None}, SHAPE, SHAPE)
+    torch.manual_seed(1)
+    for seed, same in ((0, True), (1, False)):
+        again = DistillationCriterion({"hidden": None}, SHAPE, SHAPE, seed=seed).state_dict()
+        pairs = zip(again.values(), criterion.state_dict().values(), strict=True)
+        assert all(torch.equal(*pair) is same for pair in pairs)
     assert set(criterion.state_dict()) == {
         f"objectives.hidden.maps.{layer}.{part}" for layer in (1, 2) for part in ("weight", "bias")
     }

@@ -16,8 +16,8 @@ from hf_kdnas import distill
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
-def run(folder: Path, batch_size: int, ranks: int):
-    """Start the script on each rank and return what the first one wrote."""
+def start(folder: Path, batch_size: int, ranks: int):
+    """Start the script on each rank."""
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -43,15 +43,21 @@ def run(folder: Path, batch_size: int, ranks: int):
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
         )
+    return processes
+
+
+def finish(folder: Path, processes: list[subprocess.Popen[str]]):
+    """Wait for all ranks and return what the first one wrote."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * ranks, outputs[0]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs[0]
     return torch.load(folder / "results.pt")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    return run(folder / "one", 32, ranks=1), run(folder / "two", 16, ranks=2)
+    one, two = start(folder / "one", 32, ranks=1), start(folder / "two", 16, ranks=2)
+    return finish(folder / "one", one), finish(folder / "two", two)
 
 
 def test_gradients_of_student_and_learned_maps_are_those_of_the_joined_batch(results):

@@ -261,11 +261,11 @@ def test_mixed_precision_is_gone_after_training(teacher, make_student, arguments
 
 
 def test_checkpointed_activations_give_the_same_gradient(teacher, make_student, arguments):
+    known = DistillationArguments.__dataclass_fields__
+    option = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     found = []
     for checkpointing in (False, True):
-        args = arguments(
-            per_device_train_batch_size=32, max_grad_norm=0.0, gradient_checkpointing=checkpointing
-        )
+        args = arguments(per_device_train_batch_size=32, max_grad_norm=0.0, **{option: checkpointing})
         trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(32))
         found.append(gradients_of(trainer))
     assert_same(found[1], found[0], rtol=1e-6, atol=1e-9)
@@ -324,6 +324,19 @@ def test_signals_that_lack_a_name_are_refused(teacher, make_student, arguments, 
     args = arguments(objectives={"logits": {}, "hidden": {}})
     with pytest.raises(InvalidInput, match=r"need hidden\.2, hidden\.3 as well"):
         DistillationTrainer(make_student(), args, signals, train_dataset=rows_of(1))
+
+
+def test_batches_without_the_signals_that_were_given_are_refused(teacher, make_student, arguments, tmp_path):
+    rows = rows_of(8)
+    signals = TeacherSignals.build(
+        teacher, [row["input_ids"] for row in rows], ["logits"], tmp_path / "signals"
+    )
+    args = arguments(objectives={"logits": {}})
+    trainer = DistillationTrainer(
+        make_student(), args, signals, train_dataset=rows, data_collator=DistillationCollator(0)
+    )
+    with pytest.raises(InvalidInput, match='the batches need "teacher" as well'):
+        trainer.train()
 
 
 def test_arguments_survive_json(arguments):

@@ -1,7 +1,7 @@
 """What the ranks of test_ranks.py run: `two_ranks.py FOLDER BATCH_SIZE`.
 
-In double precision, so that rounding hides nothing. Writes the gradients of the first step, then the weights of a whole run and of the same run resumed in
-the middle of its second epoch.
+Writes the gradients of the first step, then the weights of a whole run and of the same run resumed in
+the middle of its second epoch. In double precision, so that rounding hides nothing.
 """
 
 from __future__ import annotations

@@ -68,6 +68,10 @@ class HiddenStates(Objective):
         self.register_buffer("projection", projection, persistent=False)
         self.register_buffer("variance", torch.ones(len(self.used)), persistent=False)
         self.calibrated = projection is None
+        # The student was cut from the first residual units: a slice does, without a matrix product.
+        self.cut = projection is not None and torch.equal(
+            projection, torch.eye(*projection.shape).to(projection)
+        )
 
     def count(self, batch: Batch) -> Tensor:
         """Tokens."""
@@ -80,8 +84,14 @@ class HiddenStates(Objective):
         kept = batch["attention_mask"].bool()
         for position, source in enumerate(self.used):
             states = teacher[f"hidden.{source}"][kept].to(self.projection.dtype)
-            self.variance[position] = (states @ self.projection).var()
+            self.variance[position] = self._projected(states).var()
         self.calibrated = True
+
+    def _projected(self, states: Tensor) -> Tensor:
+        projection = cast("Tensor", self.projection)
+        if self.cut:
+            return states[..., : projection.shape[1]]
+        return states.to(projection.dtype) @ projection
 
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Sum over the tokens."""
@@ -101,10 +111,7 @@ class HiddenStates(Objective):
 
     def _projected_error(self, student: Signals, teacher: Signals) -> Tensor:
         """The same against projected teacher states, relative to their variance."""
-        projection = cast("Tensor", self.projection)
-        projected = {
-            source: teacher[f"hidden.{source}"].to(projection.dtype) @ projection for source in self.used
-        }
+        projected = {source: self._projected(teacher[f"hidden.{source}"]) for source in self.used}
         variance = dict(zip(self.used, self.variance, strict=True))
         errors = []
         for layer, sources in self.sources.items():

@@ -126,8 +126,10 @@ def test_hidden_learned(layers, sources):
 @pytest.mark.parametrize(
     ("layers", "sources"), [("uniform", {1: [2], 2: [4]}), ("uniform+last", {1: [2, 3], 2: [4]})]
 )
-def test_hidden_projected(layers, sources):
-    projection = torch.randn(12, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+@pytest.mark.parametrize("cut", [False, True])
+def test_hidden_projected(layers, sources, cut):
+    drawn = torch.randn(12, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    projection = torch.eye(12, dtype=torch.float64)[:, :8] if cut else drawn
 
     def direct(student, teacher):
         kept = [(row, position) for row, length in enumerate(LENGTHS) for position in range(length)]
@@ -141,6 +143,7 @@ def test_hidden_projected(layers, sources):
         return total
 
     objective = HiddenStates(STUDENT, TEACHER, layers=layers, projection=projection)
+    assert objective.cut is cut
     assert_equal_to(objective, direct)
     assert list(objective.parameters()) == []
 

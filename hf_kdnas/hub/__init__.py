@@ -1,0 +1,1 @@
+"""What a student takes along to the Hub."""

@@ -1,0 +1,1 @@
+"""Latency really measured on ONNX Runtime: targets, export, measurement, a store, a predictor."""

@@ -1,0 +1,27 @@
+"""What an export back end is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Exporter(Protocol):
+    """Writes a model as an ONNX file with dynamic batch and length."""
+
+    name: str
+
+    @staticmethod
+    def available() -> bool:
+        """Whether its packages are installed."""
+
+    def export(self, model: PreTrainedModel, path: Path) -> None:
+        """Write a sequence classifier as ONNX, with the output `logits`.
+
+        Args:
+            model: On the CPU, in evaluation mode.
+            path: The file to write.
+        """

@@ -1,0 +1,53 @@
+"""The ONNX file of any model folder, exported where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.latency.export import export_model, get_exporter
+from hf_kdnas.latency.quantise import quantise
+from hf_kdnas.resources import resolve_path
+
+NAMES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+
+
+def onnx_file(model: str, scratch: Path, *, precision: str) -> Path:
+    """The ONNX file of a model.
+
+    Args:
+        model: A folder with `onnx/model.onnx` or `model.onnx`, or with a model that has a task head; a
+            Hub id; an ONNX file, which is taken as it is.
+        scratch: Where to export or quantise to, if need be.
+        precision: `fp32` or `int8`.
+
+    Raises:
+        InvalidInput: If there is no such model, or it has no sequence classification head.
+    """
+    path = Path(resolve_path(model))
+    if path.suffix == ".onnx" and path.is_file():
+        return path
+    found = _find(path, NAMES[precision])
+    if found is not None:
+        return found
+    fp32 = _find(path, NAMES["fp32"]) or _export(model, scratch)
+    return fp32 if precision == "fp32" else quantise(fp32, scratch / NAMES["int8"])
+
+
+def _find(path: Path, name: str) -> Path | None:
+    return next((folder / name for folder in (path / "onnx", path) if (folder / name).is_file()), None)
+
+
+def _export(model: str, scratch: Path) -> Path:
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        loaded = AutoModelForSequenceClassification.from_pretrained(resolve_path(model), use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            "MODEL_DIR",
+            model,
+            "must be an ONNX file, a model's folder or a Hub id",
+            " ".join(str(error).split()),
+        ) from error
+    return export_model(loaded, scratch, exporter=get_exporter()).path

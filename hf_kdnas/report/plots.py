@@ -1,0 +1,250 @@
+"""The report's pictures, as SVG to be put into a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from hf_kdnas.report.view import Row
+from hf_kdnas.search.pareto import pareto_front
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
+
+# About as wide as a phone in points, so that the text stays readable there.
+WIDTH, HEIGHT = 5.0, 4.4  # inches
+
+# Where a label may be, in points right of and above its mark: the first that covers nothing is taken.
+_PLACES = [
+    *((0, 9, "center"), (0, -15, "center"), (9, -3, "left"), (-9, -3, "right")),
+    *((7, 8, "left"), (-7, 8, "right"), (7, -14, "left"), (-7, -14, "right")),
+    *((0, 22, "center"), (0, -28, "center"), (7, 22, "left"), (-7, 22, "right")),
+]
+
+_SETTINGS: dict[Any, Any] = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.edgecolor": "#6b7280",
+    "axes.labelcolor": "#374151",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
+    "font.size": 9.5,
+    "svg.fonttype": "none",  # text stays text: it can be searched, and is read aloud
+    "svg.hashsalt": "hf-kdnas",  # the same results give the same file
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "xtick.color": "#6b7280",
+    "ytick.color": "#6b7280",
+}
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """How a kind of model is drawn: told apart by shape, not by colour alone (Okabe and Ito's)."""
+
+    marker: str
+    colour: str
+    size: float
+    filled: bool = True
+
+
+_CANDIDATES = _Mark("o", "#9ca3af", 14, filled=False)
+_MARKS = {
+    "teacher": _Mark("s", "#111827", 60),
+    "winner": _Mark("*", "#d55e00", 190),
+    "finalist": _Mark("D", "#e69f00", 38),
+    "hand-crafted": _Mark("^", "#0072b2", 52),
+    "random search": _Mark("P", "#009e73", 58),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model in the plot of quality against latency.
+
+    Attributes:
+        latency_ms: The teacher's latency over the speed-up, so that a noisy machine cancels.
+        quality: The metric.
+        label: Written beside it.
+    """
+
+    latency_ms: float
+    quality: float
+    label: str = ""
+
+
+def pareto_plot(results: Mapping[str, Any], models: Sequence[Row]) -> str:
+    """Quality against latency: the teacher, all students, and the fronts that they form.
+
+    Candidates show the selection split after the short distillation, the others the reporting split
+    after the full one.
+
+    Args:
+        results: results.json.
+        models: Those trained in full.
+
+    Returns:
+        An SVG element.
+    """
+    teacher_ms = results["teacher"]["latency_ms"]
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _figure()
+        candidates = [
+            Point(teacher_ms * each["ratio"], each["quality"])
+            for each in results["candidates"]
+            if each["quality"] is not None
+        ]
+        _scatter(axes, candidates, _CANDIDATES, "candidates (short distillation, selection split)")
+        _draw_front(axes, candidates, _CANDIDATES.colour, ":")
+        labelled: list[Point] = []
+        for role, mark in _MARKS.items():
+            points = [
+                Point(teacher_ms / each.speedup, each.quality, _label(each))
+                for each in models
+                if each.role == role
+            ]
+            _scatter(axes, points, mark, role if role != "winner" else "winner (the student)")
+            labelled += points
+        _draw_front(axes, labelled, "#374151", "-")
+        _latency_axis(axes, [point.latency_ms for point in (*candidates, *labelled)])
+        axes.set_ylabel(results["task"]["metric"])
+        axes.margins(y=0.12)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+        _place_labels(figure, axes, labelled)
+        return _svg(figure, "pareto", "Quality against latency of the teacher and all students")
+
+
+def reward_plot(pairs: Sequence[tuple[float, float]]) -> str:
+    """Measured reward against what the controller predicted.
+
+    Args:
+        pairs: Predicted and measured reward of each candidate that has both.
+
+    Returns:
+        An SVG element.
+    """
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _figure()
+        predicted, measured = zip(*pairs, strict=True)
+        axes.scatter(predicted, measured, s=26, color="#0072b2", alpha=0.75, linewidths=0)
+        axes.margins(0.08)
+        low, high = min(*predicted, *measured), max(*predicted, *measured)
+        axes.plot([low, high], [low, high], color="#9ca3af", linestyle="--", linewidth=1, zorder=0)
+        axes.set_xlabel("predicted reward")
+        axes.set_ylabel("measured reward")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        return _svg(figure, "reward", "Measured against predicted reward of the candidates")
+
+
+def _figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=72, layout="constrained")
+    FigureCanvasAgg(figure)  # measures text for the placing of labels
+    axes = figure.add_subplot()
+    axes.grid(color="#e5e7eb", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _label(row: Row) -> str:
+    if row.role in ("winner", "finalist"):
+        return row.architecture.rpartition("-")[0]  # without the activation
+    return row.name if row.role == "hand-crafted" else row.role
+
+
+def _scatter(axes: Axes, points: Sequence[Point], mark: _Mark, label: str) -> None:
+    if not points:
+        return
+    axes.scatter(
+        [point.latency_ms for point in points],
+        [point.quality for point in points],
+        s=mark.size,
+        marker=mark.marker,
+        facecolors=mark.colour if mark.filled else "none",
+        edgecolors=mark.colour,
+        linewidths=0.9,
+        label=label,
+        zorder=3 if mark.filled else 2,
+    )
+
+
+def _draw_front(axes: Axes, points: Iterable[Point], colour: str, style: str) -> None:
+    front = pareto_front(points, lambda point: (point.quality, point.latency_ms))
+    axes.plot(
+        [point.latency_ms for point in front],
+        [point.quality for point in front],
+        color=colour,
+        linestyle=style,
+        linewidth=1.2,
+        drawstyle="steps-post",
+        zorder=1,
+    )
+
+
+def _latency_axis(axes: Axes, latencies: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 5 and the like."""
+    axes.set_xscale("log")
+    axes.set_xlim(min(latencies) / 1.25, max(latencies) * 1.25)
+    low, high = axes.get_xlim()
+    steps = [base * 10.0**power for power in range(-3, 6) for base in (1, 1.5, 2, 3, 5, 7)]
+    axes.set_xticks([step for step in steps if low <= step <= high])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("latency in ms (logarithmic)")
+
+
+def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
+    """Write each label where it covers the fewest other labels and marks."""
+    figure.draw_without_rendering()
+    taken = [axes.transData.transform((point.latency_ms, point.quality)) for point in points]
+    boxes: list[Bbox] = []
+    for point in points:
+        options = [_annotate(axes, point, *place) for place in _PLACES]
+        extents = [option.get_window_extent() for option in options]
+        costs = [_cost(extent, boxes, taken, axes.get_window_extent()) for extent in extents]
+        best = costs.index(min(costs))
+        boxes.append(extents[best])
+        for index, option in enumerate(options):
+            if index != best:
+                option.remove()
+
+
+def _annotate(axes: Axes, point: Point, right: float, up: float, align: Any) -> Annotation:
+    return axes.annotate(
+        point.label,
+        (point.latency_ms, point.quality),
+        xytext=(right, up),
+        textcoords="offset points",
+        ha=align,
+        fontsize=8,
+        color="#374151",
+        zorder=4,
+        bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7},
+    )
+
+
+def _cost(extent: Bbox, boxes: Sequence[Bbox], marks: Sequence[Any], frame: Bbox) -> float:
+    outside = extent.x0 < frame.x0 or extent.x1 > frame.x1 or extent.y0 < frame.y0 or extent.y1 > frame.y1
+    labels = sum(extent.overlaps(box) for box in boxes)
+    covered = sum(extent.contains(*mark) for mark in marks)
+    return float(labels + covered + 2 * outside)
+
+
+def _svg(figure: Figure, prefix: str, title: str) -> str:
+    """The figure as an SVG element whose ids don't clash with another one's on the page."""
+    buffer = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    svg = buffer.getvalue()
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg[svg.index("<svg ") :])
+    opening, content = svg.split(">", 1)
+    opening = re.sub(r' (?:width|height)="[^"]*"', "", opening)  # the page's width decides
+    return f'{opening} role="img" aria-label="{title}">{content}'

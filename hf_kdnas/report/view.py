@@ -1,0 +1,264 @@
+"""What the report and the model card say: results.json, arranged for reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.report.formats import milliseconds, percent, score, times
+
+Role = Literal["teacher", "winner", "finalist", "hand-crafted", "random search"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model that was trained in full.
+
+    Attributes:
+        role: What it is in the comparison.
+        name: Its name.
+        architecture: Its key.
+        quality: The metric on the reporting split.
+        retained: That quality over the teacher's.
+        latency_ms: Median latency in milliseconds.
+        speedup: Teacher's latency over its own, timed in turn.
+        parameters: Number of parameters.
+        selection_quality: The metric on the selection split.
+        proxy_quality: The same after the short distillation.
+        reward: On the selection split, after full distillation.
+    """
+
+    role: Role
+    name: str
+    architecture: str
+    quality: float
+    retained: float | None
+    latency_ms: float
+    speedup: float
+    parameters: int
+    selection_quality: float | None = None
+    proxy_quality: float | None = None
+    reward: float | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A measured ONNX file.
+
+    Attributes:
+        name: What was measured.
+        median_ms: Median latency in milliseconds.
+        interval: 95 % interval of the median, as text.
+        spread_ms: Distance between the quartiles.
+        speedup: Over the teacher, timed in turn.
+        speedup_interval: Its 95 % interval, as text.
+    """
+
+    name: str
+    median_ms: float
+    interval: str = ""
+    spread_ms: float | None = None
+    speedup: float = 1.0
+    speedup_interval: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The cost of a stage.
+
+    Attributes:
+        stage: Its name.
+        seconds: Wall time over all launches of the run.
+        width: Per cent of the costliest stage.
+    """
+
+    stage: str
+    seconds: float
+    width: float
+
+
+def load_results(run_dir: Path) -> dict[str, Any]:
+    """Read a run's results.json.
+
+    Raises:
+        InvalidInput: If there is none.
+    """
+    path = run_dir / "results.json"
+    if not path.is_file():
+        raise InvalidInput(
+            "RUN",
+            str(run_dir),
+            "it holds no results.json",
+            "Give the output folder of a search that finished.",
+        )
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def rows(results: Mapping[str, Any]) -> list[Row]:
+    """Teacher, finalists (the winner first), hand-crafted shapes, and the random search's best."""
+    teacher = results["teacher"]
+    found = [_row(teacher | {"speedup": 1.0, "name": "teacher"}, "teacher", teacher["quality"])]
+    ordered = sorted(results["finalists"], key=lambda each: (not each["winner"], -each["quality"]))
+    groups: Sequence[tuple[Role, Sequence[Mapping[str, Any]]]] = (
+        ("winner", [each for each in ordered if each["winner"]]),
+        ("finalist", [each for each in ordered if not each["winner"]]),
+        ("hand-crafted", results["baselines"]),
+        ("random search", [results["random_baseline"]] if results["random_baseline"] else []),
+    )
+    found += [_row(each, role, teacher["quality"]) for role, members in groups for each in members]
+    return found
+
+
+def _row(model: Mapping[str, Any], role: Role, teacher_quality: float) -> Row:
+    return Row(
+        role=role,
+        name=model.get("name", model["architecture"]),
+        architecture=model["architecture"],
+        quality=model["quality"],
+        retained=model["quality"] / teacher_quality if teacher_quality else None,
+        latency_ms=model["latency_ms"],
+        speedup=model["speedup"],
+        parameters=model["parameters"],
+        selection_quality=model.get("selection_quality"),
+        proxy_quality=model.get("proxy_quality"),
+        reward=model.get("reward"),
+    )
+
+
+def timings(results: Mapping[str, Any]) -> list[Timing]:
+    """The teacher's file and the student's, timed in turn."""
+    student, int8 = results["student"], results["student"]["int8"]
+    found = [
+        Timing("teacher, fp32", results["teacher"]["latency_ms"]),
+        _timing("student, fp32", student["latency"]),
+    ]
+    if int8 is not None:
+        found.append(_timing("student, dynamic INT8", int8["latency"]))
+    return found
+
+
+def _timing(name: str, report: Mapping[str, Any]) -> Timing:
+    low, high = report["interval_ms"]
+    slow, fast = (1 / ratio for ratio in reversed(report["ratio_interval"]))
+    return Timing(
+        name=name,
+        median_ms=report["median_ms"],
+        interval=f"{low:.2f} to {high:.2f}",
+        spread_ms=report["iqr_ms"],
+        speedup=1 / report["ratio"],
+        speedup_interval=f"{slow:.2f} to {fast:.2f}",
+    )
+
+
+def bars(results: Mapping[str, Any]) -> list[Bar]:
+    """Cost by stage, in the order in which the stages ran."""
+    seconds = {stage: spent for stage, spent in results["seconds"].items() if stage != "total"}
+    most = max(seconds.values(), default=0.0) or 1.0
+    return [Bar(stage, spent, 100 * spent / most) for stage, spent in seconds.items()]
+
+
+def total_seconds(results: Mapping[str, Any]) -> float:
+    """Seconds of all stages."""
+    return float(sum(bar.seconds for bar in bars(results)))
+
+
+def verdict(results: Mapping[str, Any]) -> str:
+    """The result in a sentence."""
+    return (
+        f"{results['student']['architecture']} keeps {percent(results['retained'])} of its teacher's "
+        f"{results['task']['metric']} at {results['speedup']:.2f} times its speed."
+    )
+
+
+def target_text(target: Mapping[str, Any]) -> str:
+    """Where latency was measured, in words."""
+    threads = "1 thread" if target["threads"] == 1 else f"{target['threads']} threads"
+    return (
+        f"ONNX Runtime, {target['provider']}, {threads}, batch {target['batch_size']}, "
+        f"{target['sequence_length']} tokens"
+    )
+
+
+def constraints_text(results: Mapping[str, Any]) -> str:
+    """What the winner was asked to keep to, and whether it does; empty if nothing was asked."""
+    words = {
+        "latency_ms": ("latency of at most", milliseconds),
+        "speedup": ("speed-up of at least", times),
+        "retained": ("retained quality of at least", percent),
+        "parameters": ("parameters, at most", lambda value: f"{value:,}"),
+    }
+    asked = ", ".join(
+        f"{words[name][0]} {words[name][1](limit)}"
+        for name, limit in results["constraints"].items()
+        if limit is not None
+    )
+    if not asked:
+        return ""
+    if results["constraints_met"]:
+        return f"On the selection split, which it was chosen by, it meets the recipe's constraints: {asked}."
+    return f"No finalist met the recipe's constraints ({asked}); this one came nearest."
+
+
+def int8_text(results: Mapping[str, Any]) -> str:
+    """What INT8 brought on this machine; empty if it was not asked for."""
+    student, int8 = results["student"], results["student"]["int8"]
+    if int8 is None:
+        return ""
+    gain = int8["speedup"] / results["speedup"]
+    change = int8["quality"] - student["quality"]
+    speed = f"{gain:.2f} times as fast as" if gain >= 1 else f"slower ({gain:.2f} times the speed) than"
+    metric = results["task"]["metric"]
+    return f"Here the INT8 file is {speed} the fp32 one, and its {metric} differs by {change:+.4f}."
+
+
+def search_text(results: Mapping[str, Any]) -> str:
+    """What is known of what the search itself was worth."""
+    rival = results["random_baseline"]
+    if rival is None:
+        return (
+            "A random search of the same budget did not run: nothing is known about what the search itself "
+            "was worth. The setting search.random_baseline runs one."
+        )
+    winner = next(each for each in results["finalists"] if each["winner"])
+    gain = results["student"]["quality"] - rival["quality"]
+    return (
+        f"A random search of the same budget found {rival['architecture']}: {results['task']['metric']} "
+        f"{score(rival['quality'])} at {times(rival['speedup'])} the teacher's speed, against "
+        f"{score(results['student']['quality'])} at {times(winner['speedup'])}: a difference of {gain:+.4f}, "
+        "from one seed each."
+    )
+
+
+def hand_crafted_text(results: Mapping[str, Any]) -> str:
+    """How the winner compares with the best hand-crafted shape that is no slower; empty without one."""
+    winner = next(each for each in results["finalists"] if each["winner"])
+    rivals = [each for each in results["baselines"] if each["speedup"] >= winner["speedup"]]
+    if not results["baselines"]:
+        return ""
+    if not rivals:
+        return "All hand-crafted shapes are slower than the winner."
+    best = max(rivals, key=lambda each: each["quality"])
+    return (
+        f"Of the hand-crafted shapes that are no slower, {best['name']} ({best['architecture']}) is the "
+        f"best: {score(best['quality'])} at {times(best['speedup'])}. All were distilled like the winner, "
+        "with the same initialisation, data, steps and seed."
+    )
+
+
+def proxy_text(results: Mapping[str, Any]) -> str:
+    """Whether the short distillation ranked the finalists as the full one did."""
+    correlation = results["proxy_rank_correlation"]
+    if correlation is None:
+        return (
+            "Whether the short distillation ranks students as the full one does is not known: "
+            "that takes at least three finalists of different quality."
+        )
+    return (
+        f"Rank correlation of short and full distillation over {len(results['finalists'])} finalists: "
+        f"{correlation:.2f} (Spearman, selection split)."
+    )

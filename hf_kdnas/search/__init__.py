@@ -1,0 +1,1 @@
+"""Search: which student keeps most of the teacher's quality at the wanted latency."""

@@ -1,0 +1,144 @@
+"""The model card."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.hub.card import card_data, card_text, is_hub_id, render_card
+
+KNOWN_KEYS = {
+    *("base_model", "datasets", "library_name", "license", "metrics"),
+    *("model-index", "pipeline_tag", "tags"),
+}
+
+
+def sst2(results: dict[str, Any]) -> dict[str, Any]:
+    """The same run on data of the Hub."""
+    recipe = {"data": {"path": "data:glue/sst2", "name": None, "reporting_split": "validation"}}
+    results["task"]["dataset"] = "data:glue/sst2"
+    return results | {"recipe": yaml.safe_dump(recipe)}
+
+
+def test_it_lies_in_the_run_and_in_the_student(tmp_path: Path, results: dict[str, Any]) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    assert render_card(tmp_path) == tmp_path / "README.md"
+    assert not (tmp_path / "student").exists()
+    (tmp_path / "student").mkdir()
+    render_card(tmp_path)
+    card = ModelCard.load(tmp_path / "student" / "README.md")
+    assert card.text.strip().startswith("# made-up")
+    assert (tmp_path / "README.md").read_text() == (tmp_path / "student" / "README.md").read_text()
+
+
+def test_the_metadata_are_what_the_hub_takes(results: dict[str, Any]) -> None:
+    card = ModelCard(card_text(sst2(results)))
+    data = card.data.to_dict()
+    assert set(data) <= KNOWN_KEYS
+    assert data["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert data["datasets"] == "nyu-mll/glue"
+    assert data["pipeline_tag"] == "text-classification"
+    (result,) = card.data.eval_results
+    assert (result.dataset_type, result.dataset_config, result.dataset_split) == (
+        "nyu-mll/glue",
+        "sst2",
+        "validation",
+    )
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.8172)
+
+
+def test_metrics_have_the_hubs_names(results: dict[str, Any]) -> None:
+    results["student"]["metrics"] = {
+        "pearson": 0.9,
+        "spearman": 0.8,
+        "matthews": 0.7,
+        "mine.metrics:Own": 0.6,
+    }
+    assert card_data(results).metrics == ["pearsonr", "spearmanr", "matthews_correlation", "Own"]
+
+
+def test_paths_on_somebodys_disk_stay_there(tmp_path: Path, results: dict[str, Any]) -> None:
+    teacher = tmp_path / "teachers" / "mine"
+    results["teacher"] |= {"base_model": None, "model": str(teacher)}
+    results["recipe"] = yaml.safe_dump({"data": {"path": str(tmp_path / "data" / "reviews.csv")}})
+    results["task"]["dataset"] = str(tmp_path / "data" / "reviews.csv")
+    text = card_text(results)
+    assert str(tmp_path) not in text
+    assert "distilled from **mine**" in text
+    data = ModelCard(text).data
+    assert data.base_model is None
+    assert data.datasets is None
+    assert data.eval_results[0].dataset_type == "reviews"
+
+
+@pytest.mark.parametrize("name", ["org/model", "bert-base-uncased", "nyu-mll/glue"])
+def test_hub_ids(name: str) -> None:
+    assert is_hub_id(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["package:a/b", "/abs/model", "./model", "../model", "~/model", "a/b/c", "data/reviews.csv", "", "."],
+)
+def test_paths_are_no_hub_ids(name: str) -> None:
+    assert not is_hub_id(name)
+
+
+def test_a_folder_that_is_there_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "teachers" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not is_hub_id("teachers/mine")
+
+
+def test_its_words(results: dict[str, Any]) -> None:
+    text = card_text(results)
+    assert "More information needed" not in text
+    assert "keeps 98.0 % of its teacher's accuracy at 2.82 times its speed" in text
+    assert "12" in re.search(r"tried (\d+)", text)[0]  # type: ignore[index]
+    assert "logits (weight 1.0, temperature 2.0); hidden (weight 1.0, layers uniform)." in text
+    assert "nothing is known about what the search itself was worth" in text
+    assert "2303.09639" in text
+    assert "\n\n\n" not in text
+    assert not re.search(r"[ \t]+$", text, re.MULTILINE)
+
+
+def test_tables_have_the_columns_that_their_heads_say(results: dict[str, Any]) -> None:
+    results["baselines"][0]["name"] = "a|b"
+    for int8 in (results["student"]["int8"], None):
+        results["student"]["int8"] = int8
+        tables = re.findall(r"(?:^\|.*\|$\n)+", card_text(results), re.MULTILINE)
+        assert len(tables) == 2
+        for table in tables:
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_pairs_and_regressions_are_called_otherwise(results: dict[str, Any]) -> None:
+    results["task"] |= {"kind": "regression", "columns": ["a", "b", "score"], "labels": []}
+    text = card_text(results)
+    assert '"text_pair": "A second text."}, function_to_apply="none"' in text
+    assert "Labels:" not in text
+
+
+def test_the_code_in_it_is_python(results: dict[str, Any]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", card_text(results), re.DOTALL)
+    compile(code, "card", "exec")
+
+
+def test_unmet_constraints_and_other_samplers(results: dict[str, Any]) -> None:
+    results["constraints_met"] = False
+    results["search"]["sampler"] = "tpe"
+    text = card_text(results)
+    assert "No finalist met the recipe's constraints" in text
+    assert "KD-NAS" not in text
+
+
+def test_a_run_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"no results\.json"):
+        render_card(tmp_path)

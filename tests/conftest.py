@@ -81,3 +81,54 @@ def make_model() -> Callable:
         return AutoModelForSequenceClassification.from_config(config).eval()
 
     return build
+
+
+@pytest.fixture
+def tiny_project(tmp_path: Path, tiny_bert_config, tiny_tokenizer) -> Path:
+    """A folder with a tiny teacher without a head, reviews, and a recipe that is done in seconds."""
+    import random
+
+    import torch
+    from transformers import BertModel
+
+    torch.manual_seed(0)
+    tiny_bert_config.hidden_dropout_prob = tiny_bert_config.attention_probs_dropout_prob = 0.0
+    BertModel(tiny_bert_config).save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    rng = random.Random(0)
+    good, bad, other = WORDS[13:19], WORDS[19:25], WORDS[:13]
+    lines = ["text,label"]
+    for _ in range(300):
+        label = rng.choice(["rotten", "fresh"])
+        words = rng.choices(other, k=rng.randint(2, 12)) + rng.choices(good if label == "fresh" else bad, k=2)
+        rng.shuffle(words)
+        lines.append(f"{' '.join(words)},{label}")
+    (tmp_path / "reviews.csv").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+name: tiny
+output_dir: {tmp_path / "run"}
+teacher:
+  model: {tmp_path / "base"}
+  fine_tune: {{epochs: 4, learning_rate: 3e-3, batch_size: 16, precision: fp32}}
+data:
+  path: {tmp_path / "reviews.csv"}
+  text: text
+  labels: [rotten, fresh]
+  max_length: 32
+  reporting_fraction: 0.2
+  selection_fraction: 0.2
+distillation:
+  training: {{epochs: 2, learning_rate: 1e-3, batch_size: 16, precision: fp32}}
+search:
+  episodes: 2
+  candidates: 3
+  proxy_fraction: 0.5
+  proxy: {{epochs: 1, learning_rate: 1e-3, batch_size: 16, precision: fp32}}
+  finalists: 2
+  baselines: [every-second-layer]
+latency: {{sequence_length: 16, rounds: 5, warmup: 1}}
+""",
+        encoding="utf-8",
+    )
+    return tmp_path

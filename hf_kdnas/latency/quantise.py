@@ -41,7 +41,7 @@ def quantise(source: Path, target: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".quantise-") as scratch, quiet():
         unfinished = Path(scratch) / target.name
         model = onnx.load(source)
-        # Transformers' exporter leaves shapes that the quantiser's transposing makes wrong: it infers them anew.
+        # Transformers' exporter notes shapes that transposing makes wrong; the quantiser infers them anew.
         model.graph.ClearField("value_info")
         quantize_dynamic(
             model,

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.latency import folder
+from hf_kdnas.latency.folder import onnx_file
+
+
+@pytest.fixture
+def student(onnx_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(onnx_model.parent.parent, tmp_path / "student"))
+
+
+def test_the_onnx_file_of_a_folder_is_taken_as_it_is(student: Path, tmp_path: Path) -> None:
+    assert onnx_file(str(student), tmp_path / "scratch", precision="fp32") == student / "onnx" / "model.onnx"
+    shutil.move(student / "onnx" / "model.onnx", student / "model.onnx")
+    assert onnx_file(str(student), tmp_path / "scratch", precision="fp32") == student / "model.onnx"
+    file = student / "model.onnx"
+    assert onnx_file(str(file), tmp_path / "scratch", precision="fp32") == file
+
+
+def test_a_missing_int8_file_is_made_of_the_fp32_file(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (student / "model.safetensors").unlink()
+    before = sorted(student.rglob("*"))
+    made = onnx_file(str(student), tmp_path / "scratch", precision="int8")
+    assert made == tmp_path / "scratch" / "model_int8.onnx"
+    assert made.is_file()
+    assert sorted(student.rglob("*")) == before
+    shutil.copy(made, student / "onnx")
+    monkeypatch.setattr(folder, "quantise", None)
+    assert onnx_file(str(student), tmp_path, precision="int8") == student / "onnx" / "model_int8.onnx"
+
+
+def test_a_folder_without_onnx_is_exported_elsewhere(student: Path, tmp_path: Path) -> None:
+    shutil.rmtree(student / "onnx")
+    made = onnx_file(str(student), tmp_path / "scratch", precision="fp32")
+    assert made.is_relative_to(tmp_path / "scratch")
+    assert made.is_file()
+    assert not (student / "onnx").exists()
+
+
+def test_what_is_no_model_is_refused_in_one_message(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInput, match="must be an ONNX file, a model's folder or a Hub id"):
+        onnx_file(str(tmp_path / "empty"), tmp_path, precision="fp32")

@@ -1,0 +1,58 @@
+"""The spine from end to end, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_kdnas import cli
+from hf_kdnas.run import read_json
+
+
+def _search(project: Path, *more: str) -> int:
+    return cli.main(["search", "--config", str(project / "recipe.yaml"), *more])
+
+
+@pytest.fixture
+def finished(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The run folder of a finished search."""
+    assert _search(tiny_project) == 0
+    return tiny_project / "run"
+
+
+def test_a_search_leaves_everything_that_was_promised(finished: Path) -> None:
+    for name in (
+        "student/config.json",
+        "student/model.safetensors",
+        "student/tokenizer.json",
+        "student/onnx/model.onnx",
+        "student/onnx/model_int8.onnx",
+        "student/README.md",
+        "report.html",
+        "README.md",
+        "recipe.yaml",
+        "search/kdnas/study.log",
+    ):
+        assert (finished / name).stat().st_size > 0, name
+    results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
+    for role in ("teacher", "student"):
+        assert {"quality", "latency_ms", "parameters"} <= results[role].keys()
+    assert results["student"]["parameters"] < results["teacher"]["parameters"]
+    assert results["retained"] == results["student"]["quality"] / results["teacher"]["quality"]
+    assert len(results["candidates"]) == 6
+    assert len({each["architecture"] for each in results["candidates"]}) == 6
+    assert [each["name"] for each in results["baselines"]] == ["every-second-layer"]
+    assert sum(each["winner"] for each in results["finalists"]) == 1
+    assert {"teacher", "signals", "search", "finalists", "export"} <= results["seconds"].keys()
+
+
+def test_the_same_command_does_nothing_twice(finished: Path, tiny_project: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "students").rglob("*.safetensors")}
+    winner = read_json(finished / "results.json")["student"]
+    assert _search(tiny_project) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    again = read_json(finished / "results.json")["student"]
+    assert (again["architecture"], again["quality"]) == (winner["architecture"], winner["quality"])
+    assert again["latency"] == winner["latency"]

@@ -40,8 +40,9 @@ check: setup ## Lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: setup ## Make docs/recipe-reference.md again
+docs: setup ## Make docs/recipe-reference.md and model_cards/example.md again
 	$(BIN)/python docs/generate_recipe_reference.py
+	$(BIN)/python docs/generate_example_card.py
 
 bench: setup ## Run the benchmarks in their quick form
 	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick $(ARGS); done

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hf_kdnas.errors import InvalidInput
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+T = TypeVar("T")
 
 # Ranks meet only when an episode is asked and told, so they wait for each other that long at most.
 TIMEOUT = timedelta(hours=24)
@@ -23,8 +25,10 @@ def join_processes() -> PartialState:
             without a GPU it does unless told otherwise.
     """
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    state = PartialState(timeout=TIMEOUT) if _launched() > 1 else PartialState()
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    state = PartialState(cpu=cpu, timeout=TIMEOUT) if _launched() > 1 else PartialState(cpu=cpu)
     if _launched() != state.num_processes:
         raise InvalidInput(
             "WORLD_SIZE",
@@ -34,6 +38,16 @@ def join_processes() -> PartialState:
             "--num_processes N -m hf_kdnas ...",
         )
     return state
+
+
+def from_first(value: T, processes: PartialState) -> T:
+    """What the first rank has, on every rank."""
+    from accelerate.utils import broadcast_object_list
+
+    if processes.num_processes == 1:
+        return value
+    shared: list[T] = broadcast_object_list([value])
+    return shared[0]
 
 
 def _launched() -> int:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
+
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.environment import environment
 from hf_kdnas.tasks import evaluate_model
@@ -128,7 +130,7 @@ def collect_results(
         },
         "distillation": asdict(recipe.distillation),
         "search": asdict(recipe.search),
-        "environment": environment(),
+        "environment": {**environment(), "processes": str(PartialState().num_processes)},
         "latency_target": asdict(recipe.latency),
         "latency_reports": {shape.key: report.to_dict() for shape, report in latencies.items()},
         "recipe": (folder / "recipe.yaml").read_text(encoding="utf-8"),

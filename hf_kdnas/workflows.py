@@ -16,7 +16,7 @@ from hf_kdnas.latency.store import LatencyStore
 from hf_kdnas.materials import Materials, prepare_initialiser, prepare_signals
 from hf_kdnas.plan import Plan, make_plan
 from hf_kdnas.precision import resolve_precision
-from hf_kdnas.processes import join_processes
+from hf_kdnas.processes import from_first, join_processes
 from hf_kdnas.progress import Narrator
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.report import render_report
@@ -247,17 +247,18 @@ class _Search:
 
     def _student(self, name: str, architecture: Architecture) -> Student:
         quality = self.distillation.quality(architecture)
-        # Latency is rank 0's: others only help to train.
-        measured = self.latencies(architecture) if self.processes.is_main_process else None
-        ratio = measured.ratio if measured else float("nan")
+        measured = from_first(
+            self.latencies(architecture) if self.processes.is_main_process else None, self.processes
+        )
+        assert measured is not None
         settings = self.recipe.search
         return Student(
             name=name,
             architecture=architecture,
             quality=quality,
             retained=quality / self.teacher_quality,
-            latency_ms=measured.median_ms if measured else float("nan"),
-            ratio=ratio,
+            latency_ms=measured.median_ms,
+            ratio=measured.ratio,
             parameters=self.plan.parameters(architecture),
-            reward=reward(quality, ratio, settings.alpha, settings.beta),
+            reward=reward(quality, measured.ratio, settings.alpha, settings.beta),
         )

@@ -110,14 +110,16 @@ def test_every_dependency_has_its_reason() -> None:
     assert all(re.search(r'",\s+# \w', line) for line in base.strip().splitlines())
 
 
-def test_the_recipe_reference_is_up_to_date() -> None:
-    path = ROOT / "docs" / "generate_recipe_reference.py"
-    spec = spec_from_file_location("generate_recipe_reference", path)
+@pytest.mark.parametrize(
+    ("script", "page"), [("generate_recipe_reference", "reference"), ("generate_example_card", "example")]
+)
+def test_generated_pages_are_up_to_date(script: str, page: str) -> None:
+    spec = spec_from_file_location(script, ROOT / "docs" / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
     generator = module_from_spec(spec)
     spec.loader.exec_module(generator)
-    assert generator.PAGE.read_text(encoding="utf-8") == generator.reference(), "run `make docs`"
+    assert generator.PAGE.read_text(encoding="utf-8") == getattr(generator, page)(), "run `make docs`"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -19,7 +19,8 @@ def quantise(source: Path, target: Path) -> Path:
 
     Weights are signed, one scale per output channel. On MiniLM 6 x 384 and an x86 processor with VNNI one
     scale for a whole matrix doubles the difference of the logits and is no faster (0.49 times the fp32
-    latency, both), and unsigned weights take 0.74 times the fp32 latency.
+    latency, both), and unsigned weights take 0.74 times the fp32 latency. On x86 processors without VNNI
+    sums of signed products can saturate, says ONNX Runtime: score the file where it is to run.
 
     Args:
         source: The fp32 model.

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from hf_kdnas.latency.measure import LatencyReport, measure
 from hf_kdnas.latency.quantise import quantise
 from hf_kdnas.latency.store import latency_key
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 def export_shape(model_class: type[Any], config: PretrainedConfig, exporter: Exporter, path: Path) -> None:
     """Write the graph of a shape with random weights, whole or not at all, unless it is there.
 
+    The global random numbers stay as they are: whether a shape was measured before must not decide what
+    is drawn afterwards.
+
     Args:
         model_class: Class of the model.
         config: The shape.
@@ -32,7 +37,10 @@ def export_shape(model_class: type[Any], config: PretrainedConfig, exporter: Exp
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
         unfinished = Path(scratch) / path.name
-        exporter.export(model_class(config).eval(), unfinished)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = model_class(config).eval()
+        exporter.export(model, unfinished)
         unfinished.replace(path)
 
 

@@ -94,6 +94,7 @@ class LatencyTarget:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what a run raises, it need not print too
         # Idle threads of one session would otherwise spin on while another session is timed.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(str(path), options, providers=[self.provider])

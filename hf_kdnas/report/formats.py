@@ -33,8 +33,8 @@ def percent(value: float) -> str:
 
 @_or_dash
 def milliseconds(value: float) -> str:
-    """Milliseconds, to three digits or so: `3.91 ms`."""
-    digits = 2 if value < 100 else 0
+    """Milliseconds, to three digits or so: `3.91 ms`, `0.083 ms`."""
+    digits = 3 if value < 1 else 2 if value < 100 else 0
     return f"{value:.{digits}f} ms"
 
 

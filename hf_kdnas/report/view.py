@@ -148,7 +148,7 @@ def _timing(name: str, report: Mapping[str, Any]) -> Timing:
     return Timing(
         name=name,
         median_ms=report["median_ms"],
-        interval=f"{low:.2f} to {high:.2f}",
+        interval=f"{milliseconds(low)} to {milliseconds(high)}",
         spread_ms=report["iqr_ms"],
         speedup=1 / report["ratio"],
         speedup_interval=f"{slow:.2f} to {fast:.2f}",

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.processes import from_first
 from hf_kdnas.run import read_json, write_json
 from hf_kdnas.search.reward import reward
 from hf_kdnas.search.sampler import make_sampler
@@ -95,7 +96,7 @@ class SearchDriver:
                     self.narrator.say("  every architecture of the space has been tried")
                     break
             progress(self.section.episodes, self._best(study))
-        return self._shared(finished_candidates(study) if study else None)
+        return from_first(finished_candidates(study) if study else None, self.processes)
 
     def _open(self) -> optuna.Study:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,7 @@ class SearchDriver:
             told = {candidate.architecture for candidate in finished_candidates(study)}
             while (asked := self._noted(done)) and told.issuperset(each.architecture for each in asked):
                 done += 1
-        return int(self._shared(done))
+        return int(from_first(done, self.processes))
 
     def _best(self, study: optuna.Study | None) -> str:
         rewards = [each for each in finished_candidates(study) if each.reward is not None] if study else []
@@ -119,7 +120,7 @@ class SearchDriver:
 
     def _run_episode(self, study: optuna.Study | None, episode: int) -> bool:
         """Ask, distil and tell one episode; False if there was nothing left to ask."""
-        asked: list[_Asked] = self._shared(self._ask(study, episode) if study else None)
+        asked: list[_Asked] = from_first(self._ask(study, episode) if study else None, self.processes)
         chosen = [each.architecture for each in asked if not each.rejected]
         qualities = self._distil(chosen)
         if study:
@@ -210,9 +211,3 @@ class SearchDriver:
         """The running trial of a candidate; a new one where an interrupted launch asked for it."""
         running = self._running.pop(asked.architecture, None)
         return running or ask_member(study, self.space, asked.architecture, asked.predicted_reward)
-
-    def _shared(self, value: Any) -> Any:
-        """What rank 0 has, on every rank."""
-        if self.processes.num_processes == 1:
-            return value
-        return broadcast_object_list([value])[0]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,9 +89,30 @@ def test_a_real_model_is_measured_on_the_inputs_of_the_target(onnx_model: Path) 
     assert report.device == target.device
 
 
-def test_rows_longer_than_the_model_takes_are_refused(onnx_model: Path) -> None:
+def test_rows_longer_than_the_model_takes_are_refused_in_one_message(
+    onnx_model: Path, capfd: pytest.CaptureFixture
+) -> None:
     with pytest.raises(InvalidInput, match="1 x 65 tokens"):
         measure(onnx_model, LatencyTarget(sequence_length=65))
+    assert capfd.readouterr().err == ""
+
+
+def test_no_row_is_all_padding_of_any_family(
+    onnx_model: Path, tiny_bert_config, tiny_roberta_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = []
+    real = LatencyTarget().session(onnx_model)
+
+    def run(names, inputs):
+        fed.append(inputs["input_ids"])
+        return real.run(names, inputs)
+
+    session = SimpleNamespace(get_inputs=real.get_inputs, run=run)
+    monkeypatch.setattr(LatencyTarget, "session", lambda self, path: session)
+    measure(onnx_model, LatencyTarget(sequence_length=8, rounds=5, warmup=1))
+    assert fed
+    paddings = {config.pad_token_id for config in (tiny_bert_config, tiny_roberta_config)}
+    assert not any(np.isin(ids, list(paddings)).any() for ids in fed)
 
 
 def test_a_model_that_is_not_for_text_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import BertForSequenceClassification
 
 from hf_kdnas.architecture import Architecture
@@ -38,6 +39,23 @@ def test_a_graph_that_is_there_is_kept(tiny_bert_config, tmp_path: Path, exporte
         export_shape(BertForSequenceClassification, tiny_bert_config, exporter, tmp_path / "a" / "model.onnx")
     assert len(exporter.exported) == 1
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["model.onnx"]
+
+
+def test_drawing_weights_leaves_the_random_numbers_alone(tiny_bert_config, tmp_path: Path) -> None:
+    class Drawing:
+        name = "drawing"
+
+        def export(self, model, path: Path) -> None:
+            path.write_bytes(model.classifier.weight.detach().numpy().tobytes())
+
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    for name in ("a", "b"):
+        torch.manual_seed(7)
+        export_shape(BertForSequenceClassification, tiny_bert_config, Drawing(), tmp_path / name)
+        assert torch.rand(1) == expected
+        torch.rand(3)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_an_export_that_fails_leaves_nothing(tiny_bert_config, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hf_kdnas.report import formats
         (formats.score(0.83416), "0.8342"),
         (formats.percent(0.9796), "98.0 %"),
         (formats.milliseconds(3.914), "3.91 ms"),
+        (formats.milliseconds(0.0834), "0.083 ms"),
         (formats.milliseconds(1234.5), "1234 ms"),
         (formats.times(3.914), "3.91 ×"),  # noqa: RUF001
         (formats.count(22_713_986), "22.7 M"),

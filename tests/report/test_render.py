@@ -110,7 +110,7 @@ def test_what_may_be_missing_is(results: dict[str, Any]) -> None:
     for candidate in results["candidates"]:
         candidate["predicted_reward"] = None
     page = _Page(report_html(results))
-    assert "The sampler of this search predicts no rewards." in page.text
+    assert "No reward was predicted" in page.text
     assert "INT8" not in page.text
     assert "constraints" not in page.text.split("Quality against latency")[0]
 

@@ -40,9 +40,12 @@ class TransformersExporter:
             model: On the CPU, in evaluation mode.
             path: The file to write.
         """
-        import onnx_ir
+        import onnx_ir  # type: ignore[import-not-found]  # comes with the `onnx` extra
         from torch.export import Dim
-        from transformers.exporters import OnnxConfig, OnnxExporter
+        from transformers.exporters import (  # type: ignore[import-not-found]  # from Transformers 5 on
+            OnnxConfig,
+            OnnxExporter,
+        )
 
         inputs = _inputs(model)
         shapes = {name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in inputs}

@@ -1,0 +1,86 @@
+"""A searched student is a stock model: what loads it knows nothing of hf_kdnas."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from hf_kdnas import cli
+
+TEXTS = ["the film is great", "the plot was dull and the acting weak but not so long", "fine"]
+
+STRANGER = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_kdnas":
+            raise ImportError("hf_kdnas is not here")
+
+sys.meta_path.insert(0, Blocked())
+folder, texts = sys.argv[1], json.loads(sys.argv[2])
+
+import numpy as np
+import onnxruntime
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+inputs = tokenizer(texts, padding=True, return_tensors="pt")
+found = {"stock": AutoModelForSequenceClassification.from_pretrained(folder)(**inputs).logits.tolist()}
+session = onnxruntime.InferenceSession(folder + "/onnx/model.onnx")
+given = {each.name: inputs[each.name].numpy() for each in session.get_inputs()}
+found["onnxruntime"] = session.run(["logits"], given)[0].tolist()
+found["optimum"] = ORTModelForSequenceClassification.from_pretrained(folder)(**inputs).logits.tolist()
+subfolder = ORTModelForSequenceClassification.from_pretrained(folder, subfolder="onnx")
+found["optimum, subfolder"] = subfolder(**inputs).logits.tolist()
+found["labels"] = [each["label"] for each in pipeline("text-classification", model=folder)(texts)]
+assert "hf_kdnas" not in sys.modules
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture
+def student(tiny_project: Path) -> Path:
+    """Folder of a searched student."""
+    assert cli.main(["search", "--config", str(tiny_project / "recipe.yaml")]) == 0
+    return tiny_project / "run" / "student"
+
+
+def test_it_gives_the_same_logits_everywhere_without_hf_kdnas(student: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    model = AutoModelForSequenceClassification.from_pretrained(student)
+    with torch.inference_mode():
+        logits = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.numpy()
+
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(student), json.dumps(TEXTS)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    labels = found.pop("labels")
+    for way, given in found.items():
+        assert np.abs(np.array(given) - logits).max() < 1e-5, way
+    assert labels == [model.config.id2label[index] for index in logits.argmax(-1)]
+    assert set(labels) <= {"rotten", "fresh"}
+
+
+def test_its_config_is_stock_and_names_no_path(student: Path, tiny_project: Path) -> None:
+    text = (student / "config.json").read_text(encoding="utf-8")
+    assert json.loads(text)["architectures"] == ["BertForSequenceClassification"]
+    assert str(tiny_project) not in text
+    assert not list(student.glob("*.bin"))
+    assert not list(student.glob("*.py"))

@@ -47,10 +47,10 @@ class Materials:
     collator: DistillationCollator
 
 
-def prepare_initialiser(plan: Plan, processes: PartialState) -> Initialiser:
+def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator) -> Initialiser:
     """Load or fine-tune the teacher, and look at it as the initialisation needs it."""
     recipe = plan.recipe
-    teacher = prepare_teacher(recipe.teacher, plan.task, recipe.seed).to(processes.device)
+    teacher = prepare_teacher(recipe.teacher, plan.task, recipe.seed, narrator).to(processes.device)
     collator = DistillationCollator(plan.task.pad_token_id)
     rng = random.Random(recipe.data.split_seed)
     rows = plan.task.train

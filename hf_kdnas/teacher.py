@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,8 @@ from hf_kdnas.run import atomic_folder
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from hf_kdnas.recipe import TeacherSection
+    from hf_kdnas.progress import Narrator
+    from hf_kdnas.recipe import TeacherSection, TrainingSection
     from hf_kdnas.tasks import TaskData
 
 TASK_HEAD = "ForSequenceClassification"
@@ -85,7 +88,9 @@ def with_task_head(config: PretrainedConfig, task: TaskData) -> PretrainedConfig
     return config
 
 
-def prepare_teacher(section: TeacherSection, task: TaskData, seed: int) -> PreTrainedModel:
+def prepare_teacher(
+    section: TeacherSection, task: TaskData, seed: int, narrator: Narrator
+) -> PreTrainedModel:
     """The teacher with a head for the task, in evaluation mode and without gradients.
 
     A fine-tuned one is kept in the cache, keyed by the weights it started from, the rows and the
@@ -95,41 +100,50 @@ def prepare_teacher(section: TeacherSection, task: TaskData, seed: int) -> PreTr
         section: The recipe's teacher.
         task: The task, with its rows.
         seed: Decides the new head and the order of the rows.
+        narrator: Tells how it goes on.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
 
     fields = {} if section.fine_tune is None else task.config_fields()
     torch.manual_seed(seed)
-    teacher = _from_pretrained(
-        AutoModelForSequenceClassification, section, use_safetensors=True, torch_dtype=torch.float32, **fields
-    )
+    with _quiet():
+        teacher: PreTrainedModel = _from_pretrained(
+            AutoModelForSequenceClassification, section, use_safetensors=True, dtype=torch.float32, **fields
+        )
     if section.fine_tune is not None:
         key = settings_hash(
             weights_hash(teacher), rows_hash(task.train), asdict(section.fine_tune), seed, task.kind
         )
-        teacher = _fine_tuned(teacher, section, task, seed, cache_dir() / "teachers" / key)
+        teacher = _fine_tuned(teacher, section.fine_tune, task, seed, cache_dir() / "teachers" / key, narrator)
     return teacher.eval().requires_grad_(False)
 
 
 def _fine_tuned(
-    teacher: PreTrainedModel, section: TeacherSection, task: TaskData, seed: int, folder: Path
+    teacher: PreTrainedModel,
+    section: TrainingSection,
+    task: TaskData,
+    seed: int,
+    folder: Path,
+    narrator: Narrator,
 ) -> PreTrainedModel:
     """Train on the task's labels alone, or load what an earlier run trained."""
     from accelerate import PartialState
 
     from hf_kdnas.distill.training import train
 
-    assert section.fine_tune is not None
     state = PartialState()
     if not folder.is_dir():
+        checkpoints = folder.with_name(f"{folder.name}.checkpoints")
         train(
             teacher,
-            section.fine_tune,
+            section,
             {"task": {}},
             task.train,
-            folder.with_name(f"{folder.name}.checkpoints"),
+            checkpoints,
             seed=seed,
+            narrator=narrator,
+            what="fine-tuning",
         )
         if state.is_main_process:
             with atomic_folder(folder) as unfinished:
@@ -137,3 +151,16 @@ def _fine_tuned(
     state.wait_for_everyone()
     loaded: PreTrainedModel = type(teacher).from_pretrained(folder, use_safetensors=True)
     return loaded
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Transformers' remark that a new head is new."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

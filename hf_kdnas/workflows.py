@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from hf_kdnas.run import RunFolder, write_json
 from hf_kdnas.search.driver import SearchDriver
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.search.mini_kd import MiniKD, proxy_rows
-from hf_kdnas.search.reward import choose_winner, reward
+from hf_kdnas.search.reward import by_merit, choose_winner, reward
 from hf_kdnas.search.students import FullDistillation, Student
 from hf_kdnas.search.trackers import Trackers
 from hf_kdnas.tasks import evaluate_model
@@ -125,7 +126,7 @@ class _Search:
         with self._stage("latency", f"latency of a space of {len(self.plan.space)} architectures"):
             space = self._reachable_space()
         with self._stage("teacher", f"teacher {self.recipe.teacher.model}"):
-            self.initialiser = prepare_initialiser(self.plan, self.processes)
+            self.initialiser = prepare_initialiser(self.plan, self.processes, self.narrator)
             self.teacher_quality = self._score(self.initialiser.teacher)
             self.narrator.say(f"  {self.plan.task.metric} {self.teacher_quality:.4f} on the selection split")
         with self._stage("signals", "the teacher's signals"):
@@ -215,10 +216,31 @@ class _Search:
             ).run()
 
     def _best(self, candidates: list[Candidate]) -> dict[str, Architecture]:
-        """The candidates of highest reward, to be distilled in full."""
-        tried = [candidate for candidate in candidates if candidate.reward is not None]
-        ranked = sorted(tried, key=lambda candidate: (-candidate.reward, candidate.architecture))
-        return {each.architecture.key: each.architecture for each in ranked[: self.recipe.search.finalists]}
+        """The candidates to be distilled in full, by the winner's own rule.
+
+        A short distillation understates quality: candidates that keep enough of it already come
+        first, then those that come nearest.
+        """
+        ranked = by_merit(
+            (self._candidate(each) for each in candidates if each.state == "complete"),
+            self.recipe.search.constraints,
+        )
+        return {each.name: each.architecture for each in ranked[: self.recipe.search.finalists]}
+
+    def _candidate(self, candidate: Candidate) -> Student:
+        """A candidate as if its short distillation were the full one."""
+        known = (candidate.quality, candidate.latency_ms, candidate.ratio, candidate.reward)
+        quality, latency_ms, ratio, reward = (value if value is not None else math.nan for value in known)
+        return Student(
+            name=candidate.architecture.key,
+            architecture=candidate.architecture,
+            quality=quality,
+            retained=quality / self.teacher_quality,
+            latency_ms=latency_ms,
+            ratio=ratio,
+            parameters=self.plan.parameters(candidate.architecture),
+            reward=reward,
+        )
 
     @cached_property
     def distillation(self) -> FullDistillation:
@@ -232,18 +254,13 @@ class _Search:
             tokenizer=self.plan.tokenizer,
             seed=self.recipe.seed,
             score=self._score,
+            narrator=self.narrator,
             report_to=self.recipe.report_to,
         )
 
     def _distil(self, shapes: Mapping[str, Architecture]) -> list[Student]:
         """Distil shapes in full, and say what each is worth."""
-        students = []
-        with self.narrator.loop("students", len(shapes)) as progress:
-            for done, (name, architecture) in enumerate(shapes.items()):
-                progress(done, architecture.key)
-                students.append(self._student(name, architecture))
-            progress(len(shapes), "")
-        return students
+        return [self._student(name, architecture) for name, architecture in shapes.items()]
 
     def _student(self, name: str, architecture: Architecture) -> Student:
         quality = self.distillation.quality(architecture)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PrinterCallback, TrainerCallback
 
 from hf_kdnas.distill.arguments import training_arguments
-from hf_kdnas.distill.trainer import DistillationTrainer
+from hf_kdnas.distill.trainer import DistillationTrainer, last_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerState
 
     from hf_kdnas.distill.signals import TeacherSignals
+    from hf_kdnas.progress import Narrator
     from hf_kdnas.recipe import TrainingSection
 
 
@@ -31,8 +33,9 @@ def train(
     seed: int,
     teacher: PreTrainedModel | TeacherSignals | None = None,
     projection: Tensor | None = None,
+    narrator: Narrator,
+    what: str,
     report_to: Sequence[str] = ("none",),
-    run_name: str | None = None,
 ) -> None:
     """Train a model in place by DistillationTrainer; with the objective `task` alone it is fine-tuned.
 
@@ -48,8 +51,9 @@ def train(
         seed: Decides dropout and the order of the rows.
         teacher: What `DistillationTrainer` takes.
         projection: The same.
+        narrator: Tells how it goes on.
+        what: Names the model there and in trackers.
         report_to: Trackers.
-        run_name: Names the run in them.
     """
     processes = PartialState()
     ranks = processes.num_processes
@@ -59,15 +63,34 @@ def train(
         objectives=dict(objectives),
         seed=seed,
         report_to=list(report_to),
-        run_name=run_name,
+        run_name=what,
         per_device_train_batch_size=max(1, section.batch_size // ranks),
         disable_tqdm=True,
         logging_strategy="epoch",
     )
     trainer = DistillationTrainer(model, arguments, teacher, projection=projection, train_dataset=list(rows))
-    trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    )
+    trainer.remove_callback(PrinterCallback)
+    with ExitStack() as stack:
+        trainer.add_callback(_Progress(narrator, what, stack))
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     processes.wait_for_everyone()
     if processes.is_main_process:
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Trainer's progress, told by ours."""
+
+    def __init__(self, narrator: Narrator, what: str, stack: ExitStack) -> None:
+        self._narrator = narrator
+        self._what = what
+        self._stack = stack
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Begin the bar, now that the number of steps is known."""
+        self._update = self._stack.enter_context(self._narrator.loop(self._what, state.max_steps))
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Move it on."""
+        losses = [each["loss"] for each in state.log_history if "loss" in each]
+        self._update(state.global_step, f"loss {losses[-1]:.4f}" if losses else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
 # A quality such as `1 - loss` or Matthews correlation may turn negative; the reward's power needs a
@@ -93,10 +93,23 @@ def violations(finalist: Finalist, constraints: Constraints) -> dict[str, float]
     return broken
 
 
+def by_merit(finalists: Iterable[FinalistT], constraints: Constraints) -> list[FinalistT]:
+    """The best first: those that meet the constraints by reward, then the nearest to them.
+
+    Nearness is the sum of relative violations; equals are ordered by reward, then by latency.
+    """
+
+    def rank(finalist: FinalistT) -> tuple[float, float, float]:
+        distance = sum(violations(finalist, constraints).values())
+        return (math.inf if math.isnan(distance) else distance, -finalist.reward, finalist.latency_ms)
+
+    return sorted(finalists, key=rank)
+
+
 def choose_winner(finalists: Sequence[FinalistT], constraints: Constraints) -> tuple[FinalistT, bool]:
     """The finalist of highest reward among those that meet the constraints.
 
-    If none does, the nearest one: with the least sum of relative violations, then the highest reward.
+    If none does, the nearest one.
 
     Returns:
         The winner, and whether it meets the constraints.
@@ -106,10 +119,5 @@ def choose_winner(finalists: Sequence[FinalistT], constraints: Constraints) -> t
     """
     if not finalists:
         raise ValueError("there are no finalists to choose from")
-
-    def rank(finalist: FinalistT) -> tuple[float, float, float]:
-        distance = sum(violations(finalist, constraints).values())
-        return (math.inf if math.isnan(distance) else distance, -finalist.reward, finalist.latency_ms)
-
-    winner = min(finalists, key=rank)
+    winner = by_merit(finalists, constraints)[0]
     return winner, not violations(winner, constraints)

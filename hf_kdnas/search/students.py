@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hf_kdnas.architecture import Architecture
     from hf_kdnas.distill.signals import TeacherSignals
     from hf_kdnas.initialisation import Initialiser
+    from hf_kdnas.progress import Narrator
     from hf_kdnas.recipe import DistillationSection
     from hf_kdnas.tasks import Row
 
@@ -66,6 +67,7 @@ class FullDistillation:
         tokenizer: Saved beside each student.
         seed: Decides drawn weights, dropout and the order of the rows.
         score: Quality of a student on the selection split.
+        narrator: Tells how it goes on.
         report_to: Trackers.
     """
 
@@ -77,6 +79,7 @@ class FullDistillation:
     tokenizer: PreTrainedTokenizerBase
     seed: int
     score: Callable[[PreTrainedModel], float]
+    narrator: Narrator
     report_to: Sequence[str] = ("none",)
 
     def path(self, architecture: Architecture) -> Path:
@@ -108,8 +111,9 @@ class FullDistillation:
             seed=self.seed,
             teacher=self.signals or self.initialiser.teacher,
             projection=self.initialiser.projection(architecture),
+            narrator=self.narrator,
+            what=architecture.key,
             report_to=self.report_to,
-            run_name=architecture.key,
         )
         if processes.is_main_process:
             with atomic_folder(path) as unfinished:

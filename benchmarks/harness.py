@@ -65,9 +65,7 @@ class Benchmark:
         """Print the table and, last, one line a target; keep both in the JSON."""
         table = markdown(header, rows)
         lines = [line for _, line in self.targets]
-        write_json(
-            self.path, {"benchmark": self.name, "cells": self.cells, "table": table, "targets": lines}
-        )
+        write_json(self.path, {"benchmark": self.name, "cells": self.cells, "table": table, "targets": lines})
         print("\n".join(["", *table, "", *lines]))
 
 

@@ -17,7 +17,12 @@ from hf_kdnas import load_recipe, workflows
 SEEDS = (0, 1, 2)
 RETAINED, SPEEDUP, MINUTES = 0.96, 2.5, 15
 # The small form learns from half the sentences, with half the search.
-QUICK = ["data.limit=5000", "search.episodes=2", "search.finalists=1", "search.baselines=[every-second-layer]"]
+QUICK = [
+    "data.limit=5000",
+    "search.episodes=2",
+    "search.finalists=1",
+    "search.baselines=[every-second-layer]",
+]
 QUICK_RETAINED, QUICK_MINUTES = 0.94, 10
 
 

@@ -1,4 +1,4 @@
-"""GLUE SST-2: searched students against hand-crafted ones that are no faster, and the aims at 4, 5 and 7 times.
+"""GLUE SST-2: searched students against hand-crafted ones that are no slower, and aims at 4, 5 and 7 times.
 
 Every arm is a run of `recipes/sst2_minilm.yaml` under another constraint on speed; the runs of a seed
 share the fine-tuned teacher and its signals, and hand-crafted shapes are distilled in the first one.
@@ -24,7 +24,9 @@ QUICK = ["data.limit=5000", "search.proxy_fraction=0.5"]
 QUICK_AIM = {4.0: 0.95}
 
 
-def run(folder: Path, seed: int, speedup: float, baselines: list[str], overrides: list[str]) -> dict[str, Any]:
+def run(
+    folder: Path, seed: int, speedup: float, baselines: list[str], overrides: list[str]
+) -> dict[str, Any]:
     """A search for the best student of at least this speed."""
     recipe = load_recipe(
         "sst2_minilm",
@@ -89,7 +91,10 @@ def main() -> None:
         complete = len(reached) == (1 if options.quick else len(SEEDS))
         measured = f"{spread(reached)} % over {len(reached)} seeds" if reached else "not run"
         benchmark.target(
-            complete and mean >= retained, f"accuracy kept at {aim:g} times the speed", measured, f"{retained:.0%}"
+            complete and mean >= retained,
+            f"accuracy kept at {aim:g} times the speed",
+            measured,
+            f"{retained:.0%}",
         )
     benchmark.finish(
         ("student", "shape", "accuracy", "kept", "times the speed", "parameters", "seconds", "seeds"),
@@ -101,7 +106,9 @@ def main() -> None:
                 spread([each["retained"] for each in students]),
                 spread([each["speedup"] for each in students], 2, 1.0),
                 f"{sum(each['parameters'] for each in students) / len(students) / 1e6:.1f} M",
-                f"{sum(each['seconds'] for each in students) / len(students):.0f}" if "seconds" in students[0] else "",
+                f"{sum(each['seconds'] for each in students) / len(students):.0f}"
+                if "seconds" in students[0]
+                else "",
                 len(students),
             )
             for arm, students in sorted(found.items(), key=lambda item: item[1][0]["speedup"])

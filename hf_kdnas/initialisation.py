@@ -80,7 +80,7 @@ class Initialiser:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.method == "random":
-                return new_student(self.teacher, architecture).train()
+                return new_student(self.teacher, architecture)
             if self.stream is None:
                 return slice_student(self.teacher, architecture)
             return project_student(self.teacher, architecture, self.stream)

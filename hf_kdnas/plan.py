@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.architecture import Architecture
@@ -85,7 +86,8 @@ def make_plan(recipe: Recipe) -> Plan:
         task = task.matched_to(config)
     config = with_task_head(config, task)
     model_class = task.head_class._model_mapping[type(config)]
-    space = make_space(recipe.space, shape, recipe.distillation.initialisation, parameter_counter(model_class, config))
+    parameters = parameter_counter(model_class, config)
+    space = make_space(recipe.space, shape, recipe.distillation.initialisation, parameters)
     _check_training(recipe, shape, space)
     return Plan(recipe, config, model_class, tokenizer, task, space, baselines, exporter, target)
 
@@ -143,4 +145,4 @@ def _check_training(recipe: Recipe, teacher: Architecture, space: SearchSpace) -
         DistillationCriterion(recipe.distillation.objectives, architecture, teacher)
     for section in (recipe.teacher.fine_tune, recipe.distillation.training, recipe.search.proxy):
         if section is not None:
-            training_arguments(section, recipe.output_dir, objectives=recipe.distillation.objectives)
+            training_arguments(section, Path(recipe.output_dir), objectives=recipe.distillation.objectives)

@@ -38,7 +38,11 @@ class Narrator:
         if self.speaks and self._console.is_terminal:
             with self._bar() as bar:
                 task = bar.add_task(what, total=total, note="")
-                yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+                def move(done: int, note: str = "") -> None:
+                    bar.update(task, completed=done, note=note)
+
+                yield move
         else:
             yield self._lines(what, total)
 

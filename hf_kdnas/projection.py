@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from hf_kdnas.slicing import (
     end_layers,
     head_rows,
     keeps_heads,
+    move_to,
     new_student,
     query_scale,
     require_fit,
@@ -123,14 +124,15 @@ def project_student(
     """
     require_fit(teacher, architecture)
     wide = Architecture.from_config(teacher.config)
-    student = new_student(teacher, architecture).to(teacher.device)
+    student = new_student(teacher, architecture)
+    move_to(student, teacher.device)
     _copy_projected(teacher, student, wide, architecture, stream.projection(architecture.hidden_size))
     if keeps_heads(wide, architecture) and architecture.attention_head_size < wide.attention_head_size:
         _compress_heads(teacher, student, wide, architecture, stream)
     else:
         rescale_queries(student, query_scale(wide, architecture))
     _Fit(student, architecture, wide, stream).run()
-    return student.train()
+    return student
 
 
 def _copy_projected(
@@ -144,7 +146,7 @@ def _copy_projected(
     sources = dict(teacher.named_parameters())
     rows = head_rows(wide, narrow).to(teacher.device)
     for name, parameter in student.named_parameters():
-        source = sources[source_name(family, name, wide, narrow)]
+        source: Tensor = sources[source_name(family, name, wide, narrow)]
         for dimension, axis in enumerate(family.parameter_axes(name)):
             if axis in ("hidden", "decoder_units"):
                 source = torch.tensordot(source, projection, dims=([dimension], [0])).movedim(-1, dimension)
@@ -174,37 +176,50 @@ def _compress_heads(
     for layer, source in enumerate(layers, start=1):
         site = (source - 1, "output") if source > 1 else (0, "embeddings")
         states = stream.after[site] @ projection
-        root, inverse = _energy_root(_with_one(states).double())
         maps = {
             which: _augmented(family, teacher, family.projection(source, which), projection)
             for which in ("query", "key", "value")
         }
-        out = family.module(teacher, family.in_layer(source, family.attention_dense)).weight
-        out = (projection.T @ out).double()
-        new: dict[str, list[Tensor]] = {"query": [], "key": [], "value": [], "out": []}
-        size, small = wide.attention_head_size, narrow.attention_head_size
-        scale = (small / size) ** 0.5
-        for head in range(narrow.num_attention_heads):
-            units = slice(head * size, (head + 1) * size)
-            query, key = _low_rank(root @ maps["query"][units].T, maps["key"][units] @ root, small)
-            value_out, value = _low_rank(out[:, units], maps["value"][units] @ root, small)
-            new["query"].append(scale * query.T @ inverse)
-            new["key"].append(key @ inverse)
-            new["value"].append(value @ inverse)
-            new["out"].append(value_out)
+        out = _linear(family, teacher, family.in_layer(source, family.attention_dense)).weight
+        maps["out"] = (projection.T @ out).double()
+        new = _compressed(maps, _energy_root(_with_one(states).double()), wide, narrow)
         for which in ("query", "key", "value"):
-            linear = family.module(student, family.projection(layer, which))
-            joined = torch.cat(new[which])
-            linear.weight.copy_(joined[:, :-1])
-            linear.bias.copy_(joined[:, -1])
-        family.module(student, family.in_layer(layer, family.attention_dense)).weight.copy_(
-            torch.cat(new["out"], dim=1)
-        )
+            linear = _linear(family, student, family.projection(layer, which))
+            linear.weight.copy_(new[which][:, :-1])
+            linear.bias.copy_(new[which][:, -1])
+        _linear(family, student, family.in_layer(layer, family.attention_dense)).weight.copy_(new["out"])
+
+
+def _compressed(
+    maps: Mapping[str, Tensor], roots: tuple[Tensor, Tensor], wide: Architecture, narrow: Architecture
+) -> dict[str, Tensor]:
+    """The query, key, value (with biases) and output maps of a layer's smaller heads."""
+    root, inverse = roots
+    size, small = wide.attention_head_size, narrow.attention_head_size
+    queries, keys, values, outs = [], [], [], []
+    for head in range(narrow.num_attention_heads):
+        units = slice(head * size, (head + 1) * size)
+        query, key = _low_rank(root @ maps["query"][units].T, maps["key"][units] @ root, small)
+        out, value = _low_rank(maps["out"][:, units], maps["value"][units] @ root, small)
+        queries.append((small / size) ** 0.5 * query.T @ inverse)
+        keys.append(key @ inverse)
+        values.append(value @ inverse)
+        outs.append(out)
+    return {
+        "query": torch.cat(queries),
+        "key": torch.cat(keys),
+        "value": torch.cat(values),
+        "out": torch.cat(outs, dim=1),
+    }
+
+
+def _linear(family: Family, model: PreTrainedModel, path: str) -> nn.Linear:
+    return cast("nn.Linear", family.module(model, path))
 
 
 def _augmented(family: Family, teacher: PreTrainedModel, path: str, projection: Tensor) -> Tensor:
     """A linear's weight in the projected basis with its bias as last column, in double precision."""
-    linear = family.module(teacher, path)
+    linear = _linear(family, teacher, path)
     return torch.cat([linear.weight @ projection, linear.bias[:, None]], dim=1).double()
 
 
@@ -253,7 +268,8 @@ class _Fit:
         for site, path in norm_sites(self.family, len(self.starts)).items():
             hooks[path] = partial(self._fit_norm, self._source(site))
         for layer in range(1, len(self.starts) + 1):
-            for part, dense in (("attention", self.family.attention_dense), ("output", self.family.output_dense)):
+            denses = {"attention": self.family.attention_dense, "output": self.family.output_dense}
+            for part, dense in denses.items():
                 site = self._source((layer, part))
                 hooks[self.family.in_layer(layer, dense)] = partial(self._fit_dense, site)
         with _evaluating(self.student), _forward_hooks(self.family, self.student, hooks):
@@ -270,7 +286,9 @@ class _Fit:
             return site
         return ((self.starts if part == "attention" else self.ends)[layer - 1], part)
 
-    def _fit_dense(self, site: Site, module: nn.Linear, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+    def _fit_dense(
+        self, site: Site, module: nn.Linear, inputs: tuple[Tensor, ...], _output: Tensor
+    ) -> Tensor:
         """Make residual + output come near the projected sum that enters the teacher's LayerNorm."""
         assert self.residual is not None
         features = _with_one(inputs[0][self.kept])
@@ -285,7 +303,9 @@ class _Fit:
         module.bias.copy_(weight[:, -1])
         return module.forward(inputs[0])
 
-    def _fit_norm(self, site: Site, module: nn.LayerNorm, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+    def _fit_norm(
+        self, site: Site, module: nn.LayerNorm, inputs: tuple[Tensor, ...], _output: Tensor
+    ) -> Tensor:
         """Scale and shift each unit so that it comes near the projected state of the teacher."""
         normed = nn.functional.layer_norm(inputs[0], module.normalized_shape, eps=module.eps)
         states, target = normed[self.kept], self.stream.after[site] @ self.projection

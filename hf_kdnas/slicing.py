@@ -14,7 +14,7 @@ from hf_kdnas.families import Family, get_family
 from hf_kdnas.importance import Importance, UnitGroup, unit_dimensions
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel
 
 
@@ -107,13 +107,20 @@ def reorder_by_importance(model: PreTrainedModel, importance: Importance) -> Non
 
 
 def new_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTrainedModel:
-    """A stock model of the teacher's class with this shape and random weights.
+    """A stock model of the teacher's class with this shape and random weights, in training mode.
 
     It carries the teacher's labels, problem type, vocabulary and limits.
     """
     config = architecture.apply_to(teacher.config)
     config.name_or_path = ""  # the teacher's own, often a local path
-    return type(teacher)(config)
+    student = type(teacher)(config)
+    student.train()
+    return student
+
+
+def move_to(model: nn.Module, device: torch.device) -> None:
+    """Move a model in place (Transformers' own `to` hides its signature from type checkers)."""
+    model.to(device)
 
 
 @torch.no_grad()
@@ -137,7 +144,7 @@ def slice_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTr
     sources = dict(teacher.named_parameters())
     rows = head_rows(wide, architecture)
     for name, parameter in student.named_parameters():
-        source = sources[source_name(family, name, wide, architecture)]
+        source: Tensor = sources[source_name(family, name, wide, architecture)]
         for dimension, axis in enumerate(family.parameter_axes(name)):
             if axis == "heads":
                 source = source.index_select(dimension, rows.to(source.device))
@@ -145,7 +152,7 @@ def slice_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTr
                 source = source.narrow(dimension, 0, parameter.shape[dimension])
         parameter.copy_(source)
     rescale_queries(student, query_scale(wide, architecture))
-    return student.train()
+    return student
 
 
 def require_fit(teacher: PreTrainedModel, architecture: Architecture) -> None:

@@ -179,9 +179,7 @@ class SearchSpace:
         """
         merged = {**self.dimensions, **dimensions}
         absolute = "intermediate_size" in dimensions
-        return SearchSpace(
-            merged, constraints, ratio=self._ratio and not absolute, head_size=self._head_size
-        )
+        return SearchSpace(merged, constraints, ratio=self._ratio and not absolute, head_size=self._head_size)
 
     def restricted(self, constraints: Mapping[str, Constraint]) -> SearchSpace:
         """The same space under further constraints.
@@ -274,13 +272,7 @@ def _autodistil(
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "kd_nas": _KD_NAS,
-    "autodistil-tiny": _autodistil(
-        range(4, 8), range(128, 225, 32), (2.0, 2.5, 3.0, 3.5), range(7, 11)
-    ),
-    "autodistil-small": _autodistil(
-        range(9, 13), range(256, 353, 32), (2.5, 3.0, 3.5, 4.0), range(7, 11)
-    ),
-    "autodistil-base": _autodistil(
-        range(9, 13), range(544, 641, 32), (2.5, 3.0, 3.5, 4.0), range(9, 13)
-    ),
+    "autodistil-tiny": _autodistil(range(4, 8), range(128, 225, 32), (2.0, 2.5, 3.0, 3.5), range(7, 11)),
+    "autodistil-small": _autodistil(range(9, 13), range(256, 353, 32), (2.5, 3.0, 3.5, 4.0), range(7, 11)),
+    "autodistil-base": _autodistil(range(9, 13), range(544, 641, 32), (2.5, 3.0, 3.5, 4.0), range(9, 13)),
 }

@@ -33,7 +33,7 @@ def load_config(section: TeacherSection) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    config = _from_pretrained(AutoConfig, section)
+    config: PretrainedConfig = _from_pretrained(AutoConfig, section)
     get_family(config)
     architectures = config.architectures or []
     if section.fine_tune is None and not any(name.endswith(TASK_HEAD) for name in architectures):
@@ -54,7 +54,7 @@ def load_tokenizer(section: TeacherSection, config: PretrainedConfig) -> PreTrai
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _from_pretrained(AutoTokenizer, section)
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, section)
     if len(tokenizer) > config.vocab_size:
         raise InvalidInput(
             "teacher.model",
@@ -115,8 +115,11 @@ def prepare_teacher(
         key = settings_hash(
             weights_hash(teacher), rows_hash(task.train), asdict(section.fine_tune), seed, task.kind
         )
-        teacher = _fine_tuned(teacher, section.fine_tune, task, seed, cache_dir() / "teachers" / key, narrator)
-    return teacher.eval().requires_grad_(False)
+        teacher = _fine_tuned(
+            teacher, section.fine_tune, task, seed, cache_dir() / "teachers" / key, narrator
+        )
+    teacher.eval().requires_grad_(False)
+    return teacher
 
 
 def _fine_tuned(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from hf_kdnas.tasks import evaluate_model, predict_onnx
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from hf_kdnas.latency.target import LatencyTarget
     from hf_kdnas.plan import Plan
     from hf_kdnas.search.students import FullDistillation, Student
 
@@ -50,10 +51,10 @@ def finish_winner(
     difference = _export_student(plan, folder, distillation, winner)
     onnx = folder / "student" / "onnx"
     reference = folder / "teacher" / "onnx" / "model.onnx"
-    fp32 = _measured(folder / "latency.json", onnx / "model.onnx", reference, plan)
+    fp32 = _measured(folder, onnx / "model.onnx", reference, plan.target, "fp32")
     int8, int8_quality = None, None
     if plan.recipe.export.int8:
-        int8 = _measured(folder / "latency_int8.json", onnx / "model_int8.onnx", reference, plan)
+        int8 = _measured(folder, onnx / "model_int8.onnx", reference, plan.target, "int8")
         logits = predict_onnx(
             onnx / "model_int8.onnx", plan.task.reporting, pad_token_id=plan.task.pad_token_id
         )
@@ -67,9 +68,7 @@ def finish_winner(
     )
 
 
-def _export_student(
-    plan: Plan, folder: RunFolder, distillation: FullDistillation, winner: Student
-) -> float:
+def _export_student(plan: Plan, folder: RunFolder, distillation: FullDistillation, winner: Student) -> float:
     """Write the student's folder whole or not at all; the largest difference of its ONNX logits."""
     source = distillation.path(winner.architecture)
     target = folder / "student"
@@ -80,9 +79,7 @@ def _export_student(
         for file in source.iterdir():
             if file.name != "score.json":
                 shutil.copy2(file, unfinished / file.name)
-        report = export_model(
-            distillation.load(winner.architecture), unfinished, exporter=plan.exporter
-        )
+        report = export_model(distillation.load(winner.architecture), unfinished, exporter=plan.exporter)
         if plan.recipe.export.int8:
             quantise(unfinished / "onnx" / "model.onnx", unfinished / "onnx" / "model_int8.onnx")
     write_json(
@@ -92,10 +89,14 @@ def _export_student(
     return float(report.max_abs_difference)
 
 
-def _measured(note: Path, model: Path, reference: Path, plan: Plan) -> LatencyReport:
+def _measured(
+    folder: RunFolder, model: Path, reference: Path, target: LatencyTarget, precision: str
+) -> LatencyReport:
+    """The student's latency against the fp32 teacher's; measured once in a run."""
+    note = folder / f"latency_{precision}.json"
     known = read_json(note)
     if known is not None:
         return LatencyReport.from_dict(known)
-    report = measure(model, plan.target, reference=reference)
+    report = measure(model, replace(target, precision=precision), reference=reference)
     write_json(note, report.to_dict())
     return report

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hf_kdnas.architecture import Architecture
-    from hf_kdnas.initialisation import Initialiser
     from hf_kdnas.recipe import LatencySection, Recipe
     from hf_kdnas.search.study import Candidate
     from hf_kdnas.space import SearchSpace
@@ -64,9 +63,7 @@ def search(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> 
     plan = make_plan(recipe)
     folder = RunFolder(Path(recipe.output_dir))
     if processes.is_main_process:
-        folder.open(
-            recipe_to_yaml(recipe), recipe_fingerprint(recipe), resume=resume, overwrite=overwrite
-        )
+        folder.open(recipe_to_yaml(recipe), recipe_fingerprint(recipe), resume=resume, overwrite=overwrite)
     processes.wait_for_everyone()
     return _Search(plan, folder, processes).run()
 
@@ -176,7 +173,9 @@ class _Search:
         """The space without members that can't keep to the constraints on latency (on rank 0)."""
         space = self.plan.space
         if self.processes.is_main_process:
-            export_shape(self.plan.model_class, self.plan.config, self.plan.exporter, self.latencies.reference)
+            export_shape(
+                self.plan.model_class, self.plan.config, self.plan.exporter, self.latencies.reference
+            )
             space = self.latencies.reachable(space, self.recipe.search.constraints, self.recipe.seed)
         self.processes.wait_for_everyone()
         return space

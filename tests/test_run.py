@@ -24,7 +24,7 @@ def test_another_recipe_is_refused_unless_asked_for(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.open("name: a", "1")
     write_json(folder / "made.json", 1)
-    with pytest.raises(InvalidInput, match="--resume.*--overwrite"):
+    with pytest.raises(InvalidInput, match=r"--resume.*--overwrite"):
         folder.open("name: b", "2")
     assert (folder / "recipe.yaml").read_text() == "name: a"
     folder.open("name: b", "2", resume=True)
@@ -49,9 +49,13 @@ def test_seconds_add_up_over_launches(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_no_half_folder(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "made") as unfinished:
-        (unfinished / "weights").write_text("half")
-        raise RuntimeError
+    def broken() -> None:
+        with atomic_folder(tmp_path / "made") as unfinished:
+            (unfinished / "weights").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -51,7 +51,9 @@ def test_a_choice_of_values_is_a_member_or_not_legal(values: dict) -> None:
 
 
 @given(
-    layers=st.integers(1, 12), heads=st.integers(1, 12), unit=st.sampled_from([8, 16, 32, 64]),
+    layers=st.integers(1, 12),
+    heads=st.integers(1, 12),
+    unit=st.sampled_from([8, 16, 32, 64]),
     ratio=st.sampled_from([2, 4]),
 )
 def test_students_of_a_teacher_can_be_cut_from_it(layers: int, heads: int, unit: int, ratio: int) -> None:
@@ -67,9 +69,7 @@ def test_students_of_a_teacher_can_be_cut_from_it(layers: int, heads: int, unit:
 def test_neighbours_are_members_one_step_away() -> None:
     for member in SMALL:
         for neighbour in SMALL.neighbours(member):
-            differing = [
-                name for name in DIMENSIONS if getattr(member, name) != getattr(neighbour, name)
-            ]
+            differing = [name for name in DIMENSIONS if getattr(member, name) != getattr(neighbour, name)]
             assert len(differing) == 1
             assert neighbour in SMALL
     assert Architecture(2, 24, 3, 32) in SMALL.neighbours(Architecture(2, 24, 2, 32))
@@ -90,7 +90,9 @@ def test_ratios_name_the_intermediate_size() -> None:
 
 def test_the_constraint_that_empties_a_space_is_named() -> None:
     with pytest.raises(InvalidInput, match="max_parameters"):
-        SMALL.restricted({"layers": lambda member: member.num_hidden_layers > 1, "max_parameters": lambda _: False})
+        SMALL.restricted(
+            {"layers": lambda member: member.num_hidden_layers > 1, "max_parameters": lambda _: False}
+        )
 
 
 def test_heads_that_divide_no_width_are_an_error() -> None:

@@ -69,9 +69,9 @@ def train(
         logging_strategy="epoch",
     )
     trainer = DistillationTrainer(model, arguments, teacher, projection=projection, train_dataset=list(rows))
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call, unused-ignore]
     with ExitStack() as stack:
-        trainer.add_callback(_Progress(narrator, what, stack))
+        trainer.add_callback(_Progress(narrator, what, stack))  # type: ignore[no-untyped-call, unused-ignore]
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     processes.wait_for_everyone()
     if processes.is_main_process:

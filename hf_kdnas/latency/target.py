@@ -104,7 +104,7 @@ class LatencyTarget:
                 "latency.provider",
                 self.provider,
                 f"ONNX Runtime could not start it here and fell back to {used}",
-                "Install what it needs (its message above names it), or choose another provider.",
+                "Install the libraries that it needs, or choose another provider.",
             )
         return session
 

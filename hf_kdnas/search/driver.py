@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from accelerate.utils import gather_object
@@ -96,7 +96,7 @@ class SearchDriver:
                     self.narrator.say("  every architecture of the space has been tried")
                     break
             progress(self.section.episodes, self._best(study))
-        return from_first(finished_candidates(study) if study else None, self.processes)
+        return from_first(finished_candidates(study) if study else [], self.processes)
 
     def _open(self) -> optuna.Study:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -112,15 +112,16 @@ class SearchDriver:
         return int(from_first(done, self.processes))
 
     def _best(self, study: optuna.Study | None) -> str:
-        rewards = [each for each in finished_candidates(study) if each.reward is not None] if study else []
+        candidates = finished_candidates(study) if study else []
+        rewards = [(each.reward, each.architecture.key) for each in candidates if each.reward is not None]
         if not rewards:
             return ""
-        best = max(rewards, key=lambda candidate: candidate.reward)
-        return f"best {best.architecture.key}, reward {best.reward:.4f}"
+        best, key = max(rewards)
+        return f"best {key}, reward {best:.4f}"
 
     def _run_episode(self, study: optuna.Study | None, episode: int) -> bool:
         """Ask, distil and tell one episode; False if there was nothing left to ask."""
-        asked: list[_Asked] = from_first(self._ask(study, episode) if study else None, self.processes)
+        asked: list[_Asked] = from_first(self._ask(study, episode) if study else [], self.processes)
         chosen = [each.architecture for each in asked if not each.rejected]
         qualities = self._distil(chosen)
         if study:
@@ -133,9 +134,10 @@ class SearchDriver:
         What was asked is noted before anything is told: an episode that was interrupted is the same
         one again.
         """
-        asked = self._noted(episode)
-        while sum(not each.rejected for each in asked) < self.section.candidates and not self._note(episode).exists():
-            missing = self.section.candidates - sum(not each.rejected for each in asked)
+        if self._note(episode).exists():
+            return self._noted(episode)
+        asked: list[_Asked] = []
+        while missing := self.section.candidates - sum(not each.rejected for each in asked):
             sampler = make_sampler(self.sampler, self.space, self.seed, study, self.section)
             trials = ask_episode(study, self.space, missing, sampler)
             if not trials:

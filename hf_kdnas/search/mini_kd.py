@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
 from hf_kdnas.precision import autocast
+from hf_kdnas.slicing import move_to
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,60 +65,72 @@ class MiniKD:
             yield architecture, self.score(self._distil(architecture))
 
     def _distil(self, architecture: Architecture) -> PreTrainedModel:
-        teacher = self.initialiser.teacher
-        student = self.initialiser.student(architecture, self.seed).to(self.device)
+        student = self.initialiser.student(architecture, self.seed)
+        move_to(student, self.device)
         criterion = DistillationCriterion(
             self.objectives,
             architecture,
-            Architecture.from_config(teacher.config),
+            Architecture.from_config(self.initialiser.teacher.config),
             projection=self.initialiser.projection(architecture),
+            seed=self.seed,
         ).to(self.device)
-        sampler = LengthGroupedSampler(
-            [len(row["input_ids"]) for row in self.rows], self.section.batch_size, self.seed
-        )
         parameters = [*student.parameters(), *criterion.parameters()]
         optimiser = torch.optim.AdamW(
             parameters, lr=self.section.learning_rate, weight_decay=self.section.weight_decay, fused=True
         )
-        accumulate = self.section.gradient_accumulation_steps
-        steps = self._steps(accumulate)
-        schedule = get_linear_schedule_with_warmup(
-            optimiser, math.ceil(self.section.warmup_fraction * steps), steps
-        )
-        student_capture = Capture(student, criterion.student_signals)
-        teacher_capture = Capture(teacher, criterion.teacher_signals)
+        steps = self._steps()
+        warmup = math.ceil(self.section.warmup_fraction * steps)
+        schedule = get_linear_schedule_with_warmup(optimiser, warmup, steps)
+        backward = self._backward(student, criterion)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            batches = self._batches(sampler)
-            for _ in range(steps):
-                micro_batches = [self._to_device(next(batches)) for _ in range(accumulate)]
-                counts = _joined(criterion.counts(batch) for batch in micro_batches)
-                for batch in micro_batches:
-                    with autocast(self.device, self.section.precision):
-                        signals = forward_signals(student, student_capture, batch)
-                        target = batch.get("teacher")
-                        if target is None:
-                            target = _without_gradient(teacher, teacher_capture, batch)
-                    loss, _ = criterion(signals, target, batch, counts)
-                    loss.backward()
+            for micro_batches in itertools.islice(self._micro_batches(), steps):
+                backward(micro_batches)
                 torch.nn.utils.clip_grad_norm_(parameters, self.section.max_grad_norm)
                 optimiser.step()
                 schedule.step()
                 optimiser.zero_grad()
         return student
 
-    def _steps(self, accumulate: int) -> int:
+    def _backward(
+        self, student: PreTrainedModel, criterion: DistillationCriterion
+    ) -> Callable[[list[dict[str, Any]]], None]:
+        """A function that adds the gradient of a step's micro-batches."""
+        teacher = self.initialiser.teacher
+        captured = Capture(student, criterion.student_signals)
+        wanted = Capture(teacher, criterion.teacher_signals)
+
+        def backward(micro_batches: list[dict[str, Any]]) -> None:
+            counts = _joined(criterion.counts(batch) for batch in micro_batches)
+            for batch in micro_batches:
+                with autocast(self.device, self.section.precision):
+                    signals = forward_signals(student, captured, batch)
+                    target = batch.get("teacher") or _without_gradient(teacher, wanted, batch)
+                loss, _ = criterion(signals, target, batch, counts)
+                loss.backward()
+
+        return backward
+
+    def _steps(self) -> int:
+        accumulate = self.section.gradient_accumulation_steps
         batches = math.ceil(len(self.rows) / self.section.batch_size)
         return max(1, math.ceil(self.section.epochs * batches / accumulate))
 
-    def _batches(self, sampler: LengthGroupedSampler) -> Iterator[dict[str, Any]]:
-        """Batches of one epoch after another, without end."""
-        epoch = 0
+    def _micro_batches(self) -> Iterator[list[dict[str, Any]]]:
+        """The micro-batches of one step after another, without end."""
+        batches = self._batches()
         while True:
+            step = itertools.islice(batches, self.section.gradient_accumulation_steps)
+            yield [self._to_device(batch) for batch in step]
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        """Batches of one epoch after another, without end."""
+        lengths = [len(row["input_ids"]) for row in self.rows]
+        sampler = LengthGroupedSampler(lengths, self.section.batch_size, self.seed)
+        for epoch in itertools.count():
             sampler.set_epoch(epoch)
             for indices in sampler.batches():
                 yield self.collator([self.rows[index] for index in indices])
-            epoch += 1
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -126,9 +140,7 @@ class MiniKD:
 
 
 @torch.no_grad()
-def _without_gradient(
-    teacher: PreTrainedModel, capture: Capture, batch: dict[str, Any]
-) -> dict[str, Tensor]:
+def _without_gradient(teacher: PreTrainedModel, capture: Capture, batch: dict[str, Any]) -> dict[str, Tensor]:
     return forward_signals(teacher, capture, batch)
 
 

@@ -98,7 +98,8 @@ class FullDistillation:
     def load(self, architecture: Architecture) -> PreTrainedModel:
         """A student that was distilled, in evaluation mode."""
         model: PreTrainedModel = type(self.initialiser.teacher).from_pretrained(self.path(architecture))
-        return model.eval()
+        model.eval()
+        return model
 
     def _distil(self, architecture: Architecture, path: Path, processes: PartialState) -> None:
         student = self.initialiser.student(architecture, self.seed)

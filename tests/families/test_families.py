@@ -137,7 +137,8 @@ def test_students_are_stock_models_that_run(model, batch, shape: Architecture) -
     model = model.float()
     reorder_by_importance(model, sensitivity(model, [batch]))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    for student in (slice_student(model, shape), project_student(model, shape, residual_stream(model, inputs))):
+    stream = residual_stream(model, inputs)
+    for student in (slice_student(model, shape), project_student(model, shape, stream)):
         assert type(student) is type(model)
         assert Architecture.from_config(student.config) == shape
         assert student.num_parameters() == parameter_counter(type(model), model.config)(shape)
@@ -148,8 +149,9 @@ def test_students_are_stock_models_that_run(model, batch, shape: Architecture) -
 def test_modules_of_the_map_exist(model) -> None:
     family = get_family(model.config)
     for layer in range(1, 4):
-        for path in (family.layer_output(layer), *(family.projection(layer, each) for each in ("query", "key", "value"))):
-            family.module(model, path)
+        family.module(model, family.layer_output(layer))
+        for which in ("query", "key", "value"):
+            family.module(model, family.projection(layer, which))
     for path in (family.embeddings, family.embeddings_norm):
         family.module(model, path)
 

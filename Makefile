@@ -43,6 +43,7 @@ check: setup ## Lint, formatting, types
 docs: setup ## Make docs/recipe-reference.md and model_cards/example.md again
 	$(BIN)/python docs/generate_recipe_reference.py
 	$(BIN)/python docs/generate_example_card.py
+	$(BIN)/python docs/generate_benchmarks.py
 
 bench: setup ## Run the benchmarks in their quick form
 	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick $(ARGS); done

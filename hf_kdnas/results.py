@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
@@ -82,7 +83,7 @@ def collect_results(
             },
         },
         "teacher": {
-            "model": recipe.teacher.model,
+            "model": _absolute(recipe.teacher.model),
             "base_model": recipe.teacher.base_model,
             "revision": recipe.teacher.revision,
             "fine_tuned": recipe.teacher.fine_tune is not None,
@@ -135,6 +136,12 @@ def collect_results(
         "latency_reports": {shape.key: report.to_dict() for shape, report in latencies.items()},
         "recipe": (folder / "recipe.yaml").read_text(encoding="utf-8"),
     }
+
+
+def _absolute(model: str) -> str:
+    """A local folder's full path, which nobody takes for a Hub id; anything else as it is."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
 
 
 class _Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +73,10 @@ def _export_student(plan: Plan, folder: RunFolder, distillation: FullDistillatio
     source = distillation.path(winner.architecture)
     target = folder / "student"
     note: dict[str, Any] | None = read_json(folder / "export.json")
-    if note is not None and note["architecture"] == winner.architecture.key and target.is_dir():
+    if note is not None and note["student"] == source.name and target.is_dir():
         return float(note["difference"])
+    for stale in folder.path.glob("latency_*.json"):
+        stale.unlink()
     with atomic_folder(target) as unfinished:
         for file in source.iterdir():
             if file.name != "score.json":
@@ -84,7 +86,7 @@ def _export_student(plan: Plan, folder: RunFolder, distillation: FullDistillatio
             quantise(unfinished / "onnx" / "model.onnx", unfinished / "onnx" / "model_int8.onnx")
     write_json(
         folder / "export.json",
-        {"architecture": winner.architecture.key, "difference": report.max_abs_difference},
+        {"student": source.name, "difference": report.max_abs_difference},
     )
     return float(report.max_abs_difference)
 
@@ -94,9 +96,10 @@ def _measured(
 ) -> LatencyReport:
     """The student's latency against the fp32 teacher's; measured once in a run."""
     note = folder / f"latency_{precision}.json"
+    target = replace(target, precision=precision)
     known = read_json(note)
-    if known is not None:
+    if known is not None and known["target"] == asdict(target):
         return LatencyReport.from_dict(known)
-    report = measure(model, replace(target, precision=precision), reference=reference)
+    report = measure(model, target, reference=reference)
     write_json(note, report.to_dict())
     return report

@@ -6,11 +6,14 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_kdnas.content import rows_hash, settings_hash
 from hf_kdnas.distill.data import DistillationCollator
+from hf_kdnas.distill.signals import teacher_hash
 from hf_kdnas.hub.card import render_card
 from hf_kdnas.latency.shape import export_shape
 from hf_kdnas.latency.store import LatencyStore
@@ -113,7 +116,7 @@ class _Search:
             config=plan.config,
             model_class=plan.model_class,
             target=plan.target,
-            reference=folder / "reference" / "model.onnx",
+            reference=folder / "reference" / f"{settings_hash(plan.config.to_json_string())}.onnx",
             exporter=plan.exporter,
             store=LatencyStore(cache_dir() / "latency"),
         )
@@ -205,7 +208,7 @@ class _Search:
                 section=recipe.search,
                 sampler=sampler,
                 seed=recipe.seed,
-                folder=self.folder / "search" / sampler.rpartition(":")[2],
+                folder=self.folder / "search" / f"{sampler.rpartition(':')[2]}-{self._search_inputs()}",
                 name=recipe.name,
                 latencies=self.latencies,
                 mini_kd=mini_kd,
@@ -213,6 +216,25 @@ class _Search:
                 narrator=self.narrator,
                 track=trackers.log,
             ).run()
+
+    def _search_inputs(self) -> str:
+        """Hash of what a candidate's outcome follows from; more episodes go on in the same study."""
+        recipe = self.recipe
+        search = asdict(recipe.search)
+        for name in ("episodes", "finalists", "baselines", "random_baseline"):
+            search.pop(name)
+        distillation = [recipe.distillation.objectives, recipe.distillation.initialisation]
+        return self._hash(search, distillation, asdict(recipe.space), asdict(recipe.latency))
+
+    def _hash(self, *settings: Any) -> str:
+        """Hash of settings, and of the teacher and the rows that they are applied to."""
+        return settings_hash(self.base, self.recipe.seed, *settings)[:8]
+
+    @cached_property
+    def base(self) -> list[str]:
+        """Hashes of the teacher and the rows."""
+        task = self.plan.task
+        return [teacher_hash(self.initialiser.teacher), rows_hash(task.train), rows_hash(task.selection)]
 
     def _best(self, candidates: list[Candidate]) -> dict[str, Architecture]:
         """The candidates to be distilled in full, by the winner's own rule.
@@ -246,6 +268,7 @@ class _Search:
         """Full distillation, the same for finalists and hand-crafted shapes."""
         return FullDistillation(
             folder=self.folder / "students",
+            inputs=self._hash(asdict(self.recipe.distillation)),
             initialiser=self.initialiser,
             section=self.recipe.distillation,
             rows=self.plan.task.train,

@@ -111,7 +111,12 @@ def test_every_dependency_has_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "page"), [("generate_recipe_reference", "reference"), ("generate_example_card", "example")]
+    ("script", "page"),
+    [
+        ("generate_recipe_reference", "reference"),
+        ("generate_example_card", "example"),
+        ("generate_benchmarks", "benchmarks"),
+    ],
 )
 def test_generated_pages_are_up_to_date(script: str, page: str) -> None:
     spec = spec_from_file_location(script, ROOT / "docs" / f"{script}.py")

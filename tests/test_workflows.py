@@ -33,9 +33,9 @@ def test_a_search_leaves_everything_that_was_promised(finished: Path) -> None:
         "report.html",
         "README.md",
         "recipe.yaml",
-        "search/kdnas/study.log",
     ):
         assert (finished / name).stat().st_size > 0, name
+    assert len(list(finished.glob("search/kdnas-*/study.log"))) == 1
     results = json.loads((finished / "results.json").read_text(encoding="utf-8"))
     for role in ("teacher", "student"):
         assert {"quality", "latency_ms", "parameters"} <= results[role].keys()
@@ -56,3 +56,20 @@ def test_the_same_command_does_nothing_twice(finished: Path, tiny_project: Path)
     again = read_json(finished / "results.json")["student"]
     assert (again["architecture"], again["quality"]) == (winner["architecture"], winner["quality"])
     assert again["latency"] == winner["latency"]
+
+
+def test_a_changed_recipe_goes_on_with_what_is_still_true(finished: Path, tiny_project: Path) -> None:
+    before = read_json(finished / "results.json")
+    assert _search(tiny_project, "--search.episodes", "3") == 2
+    assert _search(tiny_project, "--search.episodes", "3", "--resume") == 0
+    after = read_json(finished / "results.json")
+    assert after["candidates"][:6] == before["candidates"]
+    assert len(after["candidates"]) == 9
+    students = set((finished / "students").iterdir())
+
+    longer = ("--distillation.training.epochs", "3", "--search.episodes", "3", "--resume")
+    assert _search(tiny_project, *longer) == 0
+    again = read_json(finished / "results.json")
+    assert again["candidates"] == after["candidates"]
+    made = set((finished / "students").iterdir()) - students
+    assert len(made) == len(again["finalists"]) + len(again["baselines"])

@@ -59,7 +59,8 @@ class FullDistillation:
     """Distils shapes on all training rows, each into a folder of its own that is never made twice.
 
     Attributes:
-        folder: Holds a folder per architecture.
+        folder: Holds a folder per student.
+        inputs: Hash of what students follow from besides their shape: part of their folders' names.
         initialiser: Makes the students.
         section: The recipe's distillation.
         rows: All training rows.
@@ -72,6 +73,7 @@ class FullDistillation:
     """
 
     folder: Path
+    inputs: str
     initialiser: Initialiser
     section: DistillationSection
     rows: Sequence[Row]
@@ -84,7 +86,7 @@ class FullDistillation:
 
     def path(self, architecture: Architecture) -> Path:
         """Folder of a student."""
-        return self.folder / architecture.key
+        return self.folder / f"{architecture.key}-{self.inputs}"
 
     def quality(self, architecture: Architecture) -> float:
         """Quality on the selection split, after distilling the shape if that was not done before."""

@@ -2,7 +2,8 @@
 
 What a trial found lies in its user attributes, and its two values are quality and latency. Trials that
 were answered without training (an illegal draw, a repeat) and trials that were interrupted are told as
-failed: no sampler looks at those, so an interrupted episode is asked again exactly as it was.
+failed: no sampler looks at those, so an interrupted episode is asked again exactly as it was. Hand-crafted
+shapes, which the space may not hold, are finished trials without parameters.
 """
 
 from __future__ import annotations
@@ -332,6 +333,42 @@ def tell_rejected(study: optuna.Study, trial: Trial, reason: str, report: Latenc
     )
 
 
+def tell_baseline(
+    study: optuna.Study,
+    name: str,
+    architecture: Architecture,
+    *,
+    quality: float,
+    latency_ms: float,
+    ratio: float,
+) -> None:
+    """Keep what a hand-crafted shape reached, once, beside the candidates.
+
+    It need not belong to the space, no sampler learns from it, and the same shape may still be asked for.
+
+    Args:
+        study: The study.
+        name: The baseline's name; where it is kept already nothing changes.
+        architecture: Its shape.
+        quality: On the selection split, after the full distillation.
+        latency_ms: Median, in milliseconds.
+        ratio: Latency relative to the teacher's.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.user_attrs.get("baseline") == name for trial in trials):
+        return
+    known = {"architecture": architecture.key, "latency_ms": latency_ms, "ratio": ratio}
+    finite = math.isfinite(quality)
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=TrialState.COMPLETE if finite else TrialState.PRUNED,
+            values=[quality, latency_ms] if finite else None,
+            # A value outside a parameter's distribution would break every later ask: none are given.
+            user_attrs={"baseline": name, **known},
+        )
+    )
+
+
 def _reject(study: optuna.Study, trial: Trial, reason: str, known: dict[str, Any]) -> Candidate:
     _note(trial, {**known, "reason": reason})
     return _candidate(study.tell(trial, state=TrialState.PRUNED))
@@ -348,9 +385,10 @@ def finished_candidates(study: optuna.Study) -> list[Candidate]:
 
 
 def tried_architectures(study: optuna.Study) -> set[Architecture]:
-    """Architectures that were trained or rejected, or are being tried (by another launch too)."""
+    """Candidates that were trained or rejected, or are being tried (by another launch too)."""
     trials = study.get_trials(deepcopy=False, states=(*_STATES, TrialState.RUNNING))
-    keys = {trial.user_attrs["architecture"] for trial in trials if "architecture" in trial.user_attrs}
+    candidates = (trial.user_attrs for trial in trials if "baseline" not in trial.user_attrs)
+    keys = {attributes["architecture"] for attributes in candidates if "architecture" in attributes}
     return {Architecture.parse(key) for key in keys}
 
 

@@ -5,12 +5,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import optuna
 import pytest
+from scipy.stats import spearmanr
 
+from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.search.sampler import KDNASSampler, make_sampler, predict_rewards, trained_episodes
-from hf_kdnas.search.study import finished_candidates, open_study
+from hf_kdnas.search.study import (
+    ask_episode,
+    finished_candidates,
+    open_study,
+    tell_baseline,
+    tell_rejected,
+)
 from hf_kdnas.space import SearchSpace
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -63,10 +73,6 @@ class TestEverySampler:
         assert tried_keys(tmp_path / "a", name, 1, seed=1) != tried_keys(tmp_path / "b", name, 1, seed=2)
 
     def test_a_rejected_candidate_is_not_asked_for_again(self, study, name):
-        from types import SimpleNamespace
-
-        from hf_kdnas.search.study import tell_rejected
-
         space = SPACE.restricted({"small": lambda member: member.num_hidden_layers < 2})
         rejected = []
         for trial, shape in ask(study, name, space=space):
@@ -76,6 +82,24 @@ class TestEverySampler:
         assert len(others) == 12
         assert not set(others) & set(rejected)
 
+    def test_goes_on_beside_hand_crafted_shapes(self, tmp_path, name):
+        file = tmp_path / "study.log"
+        outside = Architecture.parse("6L-768H-3072F-12A-gelu")
+        tried = []
+        for episode in range(3):
+            study = open_study(file, "search")
+            for number, shape in enumerate((outside, next(iter(SPACE)))):
+                tell_baseline(study, f"{episode} {number}", shape, quality=0.9, latency_ms=1.0, ratio=0.1)
+            tried += run_episode(study, name, episode)
+        assert len(set(tried)) == 18
+        assert [each.architecture for each in finished_candidates(study)] == tried
+        assert trained_episodes(study)[0][0][0] == tried[0]
+
+    def test_hand_crafted_shapes_do_not_change_what_the_first_episode_asks(self, study, tmp_path, name):
+        shape = next(iter(SPACE))
+        tell_baseline(study, "hand-crafted", shape, quality=0.9, latency_ms=1.0, ratio=0.1)
+        assert [each.key for each in run_episode(study, name, 0)] == tried_keys(tmp_path / "plain", name, 1)
+
 
 def greedy(space, seed=0):
     return KDNASSampler(space, seed, 5, epsilon=0.0, epsilon_step=0.0, epsilon_floor=0.0)
@@ -84,8 +108,6 @@ def greedy(space, seed=0):
 def test_the_controller_learns_from_the_search(study):
     for episode in range(6):
         run_episode(study, "random", episode, candidates=8)
-    from scipy.stats import spearmanr
-
     episodes = trained_episodes(study)
     tried = {shape for episode in episodes for shape, _ in episode}
     unseen = [shape for shape in SPACE if shape not in tried]
@@ -97,8 +119,6 @@ def test_the_controller_learns_from_the_search(study):
 
 
 def test_without_exploration_the_highest_predictions_are_asked_for(study):
-    from hf_kdnas.search.study import ask_episode
-
     run_episode(study, "random", 0, candidates=8)
     tried = {candidate.architecture for candidate in finished_candidates(study)}
     unseen = [shape for shape in SPACE if shape not in tried]
@@ -117,8 +137,6 @@ def test_predictions_are_kept_with_the_candidates(study):
 
 @pytest.mark.parametrize(("episodes", "randomly"), [(0, 20), (1, 14), (2, 8), (3, 2), (9, 2)])
 def test_random_part_falls_to_its_floor(monkeypatch, study, episodes, randomly):
-    from hf_kdnas.search.study import ask_episode
-
     for episode in range(episodes):
         run_episode(study, "random", episode, candidates=2)
     sampler = KDNASSampler(SPACE, 0, 5, epsilon=1.0, epsilon_step=0.3, epsilon_floor=0.1)
@@ -131,8 +149,6 @@ def test_random_part_falls_to_its_floor(monkeypatch, study, episodes, randomly):
 
 
 def test_a_large_space_is_scored_in_part(monkeypatch, study):
-    from hf_kdnas.search.study import ask_episode
-
     monkeypatch.setattr("hf_kdnas.search.sampler.POOL", 4)
     run_episode(study, "random", 0)
     sampler = greedy(SPACE)
@@ -154,8 +170,6 @@ def test_candidates_outside_the_space_are_no_lesson(study):
 
 
 def test_kdnas_serves_a_plain_optuna_study():
-    import optuna
-
     study = optuna.create_study(sampler=greedy(SPACE), directions=["maximize", "minimize"])
 
     def objective(trial):
@@ -177,8 +191,6 @@ def test_asking_twice_before_telling_draws_others(study):
 
 
 def test_a_sampler_by_its_import_path_is_seeded(study):
-    import optuna
-
     name = "optuna.samplers:RandomSampler"
     assert isinstance(make_sampler(name, SPACE, 0, study, section()), optuna.samplers.RandomSampler)
     first = [shape for _, shape in ask(study, name)]

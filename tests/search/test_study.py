@@ -10,12 +10,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput, MissingPackage
 from hf_kdnas.search.study import (
     ask_episode,
     ask_member,
     finished_candidates,
     open_study,
+    tell_baseline,
     tell_candidate,
     tell_rejected,
     tried_architectures,
@@ -74,6 +76,31 @@ def test_a_member_can_be_asked_for(journal):
     assert SPACE.architecture(trial.params) == shape
     assert tried_architectures(study) == {shape}
     assert tell(study, trial, shape, 0).predicted_reward == 0.75
+
+
+OUTSIDE = Architecture.parse("6L-768H-3072F-12A-gelu")
+
+
+def test_a_hand_crafted_shape_is_kept_once_and_is_no_candidate(journal):
+    study = open_study(journal, "search")
+    for quality in (0.9, 0.1):
+        tell_baseline(study, "distilbert", OUTSIDE, quality=quality, latency_ms=30.0, ratio=0.5)
+    (trial,) = open_study(journal, "search").trials
+    assert (trial.state, trial.values, trial.params) == (TrialState.COMPLETE, [0.9, 30.0], {})
+    assert trial.user_attrs == {
+        "baseline": "distilbert",
+        "architecture": OUTSIDE.key,
+        "latency_ms": 30.0,
+        "ratio": 0.5,
+    }
+    assert finished_candidates(study) == []
+    assert tried_architectures(study) == set()
+
+
+def test_a_hand_crafted_shape_without_a_quality_is_kept_as_pruned(journal):
+    study = open_study(journal, "search")
+    tell_baseline(study, "distilbert", OUTSIDE, quality=math.nan, latency_ms=30.0, ratio=0.5)
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED]
 
 
 def test_trials_of_an_interrupted_launch_are_given_up(journal):

@@ -41,7 +41,7 @@ def unit_dimensions(family: Family, name: str) -> Iterator[tuple[int, UnitGroup]
 
 
 def sensitivity(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> Importance:
-    """Score units by |theta * dL/dtheta|, summed over a unit's parameters and over the batches.
+    """Score units by |theta * dL/dtheta|, summed over a unit's parameters and over the batches (on the CPU).
 
     The loss L is the model's own on labelled batches (`labels` included). The model's mode and
     gradients are left as they were found.
@@ -62,7 +62,7 @@ def sensitivity(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]])
             if gradient is not None:
                 _add_unit_sums(scores, family, name, (parameter.detach() * gradient).abs())
     model.train(training)
-    return scores
+    return {group: values.cpu() for group, values in scores.items()}
 
 
 def _add_unit_sums(scores: Importance, family: Family, name: str, values: Tensor) -> None:

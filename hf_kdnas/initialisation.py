@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,6 +44,7 @@ class Initialiser:
         teacher: PreTrainedModel,
         labelled: Sequence[Mapping[str, Tensor]],
         sample: Mapping[str, Tensor],
+        share: Callable[[Any], Any] = lambda value: value,
     ) -> Initialiser:
         """Reorder the teacher in place and look at its residual stream, as the method needs it.
 
@@ -54,6 +55,8 @@ class Initialiser:
             teacher: A model with a task head.
             labelled: Batches with `labels`, for the importance of units.
             sample: One batch without labels, some 8,000 tokens, for the residual stream.
+            share: Gives every rank what the first one has. Ranks must agree on the order of units and on
+                the directions, and GPUs add up in no fixed order.
 
         Raises:
             InvalidInput: If the method is unknown.
@@ -64,8 +67,12 @@ class Initialiser:
             )
         if method == "random":
             return cls(method, teacher)
-        reorder_by_importance(teacher, sensitivity(teacher, labelled))
-        return cls(method, teacher, residual_stream(teacher, sample) if method == "project" else None)
+        reorder_by_importance(teacher, share(sensitivity(teacher, labelled)))
+        if method == "slice":
+            return cls(method, teacher)
+        stream = residual_stream(teacher, sample)
+        directions = share(stream.directions.cpu()).to(teacher.device)
+        return cls(method, teacher, replace(stream, directions=directions))
 
     def student(self, architecture: Architecture, seed: int) -> PreTrainedModel:
         """A stock model of the teacher's class with this shape, in training mode.

@@ -15,6 +15,7 @@ from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
 from hf_kdnas.distill.signals import TeacherSignals, signals_key, teacher_hash
 from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.precision import resolve_precision
+from hf_kdnas.processes import from_first
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.teacher import prepare_teacher
 
@@ -67,6 +68,7 @@ def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator)
             teacher,
             [_to(batch, processes.device) for batch in labelled],
             _to(sample, processes.device),
+            share=lambda value: from_first(value, processes),
         )
         teacher.requires_grad_(False)
     return initialiser

@@ -103,7 +103,8 @@ def reorder_by_importance(model: PreTrainedModel, importance: Importance) -> Non
     for name, parameter in model.named_parameters():
         for dimension, group in unit_dimensions(family, name):
             if group in orders:
-                parameter.copy_(parameter.index_select(dimension, orders[group]))
+                order = orders[group].to(parameter.device)
+                parameter.copy_(parameter.index_select(dimension, order))
 
 
 def new_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTrainedModel:

@@ -344,7 +344,8 @@ def tell_baseline(
 ) -> None:
     """Keep what a hand-crafted shape reached, once, beside the candidates.
 
-    It need not belong to the space, no sampler learns from it, and the same shape may still be asked for.
+    It need not belong to the space, it gives samplers no parameters to learn from, and the same shape may
+    still be asked for. Tell it after the search: its quality is not that of a short distillation.
 
     Args:
         study: The study.

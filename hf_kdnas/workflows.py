@@ -27,11 +27,12 @@ from hf_kdnas.report import render_report
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.results import Findings, collect_results
 from hf_kdnas.run import RunFolder, write_json
-from hf_kdnas.search.driver import SearchDriver
+from hf_kdnas.search.driver import JOURNAL, SearchDriver
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.search.mini_kd import MiniKD, proxy_rows
 from hf_kdnas.search.reward import by_merit, choose_winner, reward
 from hf_kdnas.search.students import FullDistillation, Student
+from hf_kdnas.search.study import open_study, tell_baseline
 from hf_kdnas.search.trackers import Trackers
 from hf_kdnas.tasks import evaluate_model
 from hf_kdnas.winner import finish_winner
@@ -139,6 +140,7 @@ class _Search:
         with self._stage("finalists", "finalists and hand-crafted shapes, distilled in full"):
             finalists = self._distil(self._best(candidates))
             baselines = self._distil(self.plan.baselines)
+            self._keep(baselines)
         rivals: list[Student] = []
         if self.recipe.search.random_baseline:
             with self._stage("random baseline", "random search of the same budget"):
@@ -208,7 +210,7 @@ class _Search:
                 section=recipe.search,
                 sampler=sampler,
                 seed=recipe.seed,
-                folder=self.folder / "search" / f"{sampler.rpartition(':')[2]}-{self._search_inputs()}",
+                folder=self._study_folder(sampler),
                 name=recipe.name,
                 latencies=self.latencies,
                 mini_kd=mini_kd,
@@ -216,6 +218,24 @@ class _Search:
                 narrator=self.narrator,
                 track=trackers.log,
             ).run()
+
+    def _study_folder(self, sampler: str) -> Path:
+        return self.folder / "search" / f"{sampler.rpartition(':')[2]}-{self._search_inputs()}"
+
+    def _keep(self, baselines: list[Student]) -> None:
+        """Put hand-crafted shapes into the study, beside the candidates."""
+        if self.processes.is_main_process:
+            journal = self._study_folder(self.recipe.search.sampler) / JOURNAL
+            study = open_study(self.recipe.search.storage or journal, self.recipe.name)
+            for each in baselines:
+                tell_baseline(
+                    study,
+                    each.name,
+                    each.architecture,
+                    quality=each.quality,
+                    latency_ms=each.latency_ms,
+                    ratio=each.ratio,
+                )
 
     def _search_inputs(self) -> str:
         """Hash of what a candidate's outcome follows from; more episodes go on in the same study."""

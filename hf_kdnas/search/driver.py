@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from hf_kdnas.space import SearchSpace
 
 
+# The study's journal file in the search's folder, where no storage URL is given.
+JOURNAL = "study.log"
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A candidate of an episode.
@@ -100,7 +104,7 @@ class SearchDriver:
 
     def _open(self) -> optuna.Study:
         self.folder.mkdir(parents=True, exist_ok=True)
-        return open_study(self.section.storage or self.folder / "study.log", self.name)
+        return open_study(self.section.storage or self.folder / JOURNAL, self.name)
 
     def _episodes_done(self, study: optuna.Study | None) -> int:
         """Episodes that were told to the end."""

@@ -15,9 +15,9 @@ INTRODUCTION = """\
 <!-- Made by docs/generate_benchmarks.py from benchmarks/results/; `make docs` makes it again. -->
 
 What was measured, by the scripts in `benchmarks/`: each says what it does and how long it takes, keeps every
-finished cell and goes on from there. Latency ratios are of models timed in turn in one run. A target that was not
-reached, or not measured to its end, says SHORT. The JSON beside each table has the versions and the processor of
-every cell.
+finished cell and goes on from there. Latency ratios are of models timed in turn in one run. A target that was
+not reached, or not measured to its end, says SHORT. The JSON beside each table has the versions and the
+processor of every cell.
 """
 
 

@@ -1,6 +1,8 @@
 # `make help` lists the targets. A fresh clone needs Python 3.11 and make, nothing else.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first that starts and is new enough (a version manager's shim may be there and not start).
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -21,6 +23,7 @@ setup: $(INSTALLED) ## Make .venv with the package, its tools and the quickstart
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): some minutes the first time"
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[optimum,onnxruntime,dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(DEMO)
@@ -40,10 +43,10 @@ check: setup ## Lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: setup ## Make docs/recipe-reference.md and model_cards/example.md again
+docs: setup ## Make the recipe reference, the benchmarks page and the example card again
 	$(BIN)/python docs/generate_recipe_reference.py
 	$(BIN)/python docs/generate_example_card.py
 	$(BIN)/python docs/generate_benchmarks.py
 
 bench: setup ## Run the benchmarks in their quick form
-	@set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick $(ARGS); done
+	@set -e; for benchmark in $(filter-out %/harness.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark --quick $(ARGS); done

@@ -79,7 +79,7 @@ def main() -> None:
     options = arguments(__doc__ or "")
     name = "initialisation-quick" if options.quick else "initialisation"
     benchmark = Benchmark(name, options.cells)
-    bench = Bench(["data.limit=5000"] if options.quick else [])
+    bench = Bench(["seed=0", *(["data.limit=5000"] if options.quick else [])])
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for seed in SEEDS[:1] if options.quick else SEEDS:
         for key in SHAPES[:1] if options.quick else SHAPES:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
-from hf_kdnas.distill.signals import TeacherSignals, signals_key, teacher_hash
+from hf_kdnas.distill.signals import TeacherSignals, check_room, signals_key, teacher_hash
 from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.precision import resolve_precision
 from hf_kdnas.processes import from_first
@@ -74,6 +74,16 @@ def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator)
     return initialiser
 
 
+def check_room_for_signals(plan: Plan) -> None:
+    """Refuse, before the teacher is fine-tuned, signals that the disk has no room for.
+
+    Raises:
+        InvalidInput: If there is too little room (says how much is needed).
+    """
+    if _kept_size(plan):
+        check_room(_kept_size(plan), _signals_folder("new"))
+
+
 def prepare_signals(
     plan: Plan, initialiser: Initialiser, processes: PartialState, narrator: Narrator
 ) -> TeacherSignals | None:
@@ -84,12 +94,10 @@ def prepare_signals(
         the signals would outgrow the disk budget.
     """
     distillation, rows = plan.recipe.distillation, plan.task.train
-    names = _needed_signals(plan, initialiser)
-    size = TeacherSignals.size_bytes(plan.config, (len(row["input_ids"]) for row in rows), names)
-    if not names or not distillation.signals.cache:
-        return None
-    if size > distillation.signals.disk_budget_gb * 1e9:
-        narrator.say(f"  signals would take {size / 1e9:.1f} GB, over the budget: the teacher runs live")
+    names, size = _needed_signals(plan), _kept_size(plan)
+    if not size:
+        if names:
+            narrator.say("  not kept: the teacher runs beside its students")
         return None
     ids = [row["input_ids"] for row in rows]
     types = [row["token_type_ids"] for row in rows] if "token_type_ids" in rows[0] else None
@@ -97,7 +105,7 @@ def prepare_signals(
     compute = resolve_precision(processes.device, distillation.training.precision)
     compute = "bf16" if compute == "bf16" else "fp32"
     key = signals_key(teacher_hash(teacher), ids, names, "fp16", token_type_ids=types, compute=compute)
-    folder = cache_dir() / "signals" / key[:16]
+    folder = _signals_folder(key[:16])
     if processes.is_main_process:
         with narrator.loop(f"signals ({size / 1e9:.2f} GB)", len(rows)) as progress:
             TeacherSignals.build(
@@ -113,17 +121,25 @@ def prepare_signals(
     return TeacherSignals.open(folder)
 
 
-def _needed_signals(plan: Plan, initialiser: Initialiser) -> list[str]:
+def _signals_folder(name: str) -> Path:
+    return cache_dir() / "signals" / name
+
+
+def _kept_size(plan: Plan) -> int:
+    """Bytes of the signals, or 0 where none are kept."""
+    signals, names = plan.recipe.distillation.signals, _needed_signals(plan)
+    if not signals.cache:
+        return 0
+    size = TeacherSignals.size_bytes(plan.config, (len(row["input_ids"]) for row in plan.task.train), names)
+    return size if size <= signals.disk_budget_gb * 1e9 else 0
+
+
+def _needed_signals(plan: Plan) -> list[str]:
     """What the objectives ask of the teacher, over all depths of the space and the baselines."""
     shapes = {member.num_hidden_layers: member for member in [*plan.space, *plan.baselines.values()]}
     names: set[str] = set()
     for shape in shapes.values():
-        criterion = DistillationCriterion(
-            plan.recipe.distillation.objectives,
-            shape,
-            Architecture.from_config(plan.config),
-            projection=initialiser.projection(shape),
-        )
+        criterion = DistillationCriterion(plan.recipe.distillation.objectives, shape, plan.teacher)
         names |= criterion.teacher_signals
     return sorted(names)
 

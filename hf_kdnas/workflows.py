@@ -17,7 +17,7 @@ from hf_kdnas.distill.signals import teacher_hash
 from hf_kdnas.hub.card import render_card
 from hf_kdnas.latency.shape import export_shape
 from hf_kdnas.latency.store import LatencyStore
-from hf_kdnas.materials import Materials, prepare_initialiser, prepare_signals
+from hf_kdnas.materials import Materials, check_room_for_signals, prepare_initialiser, prepare_signals
 from hf_kdnas.plan import Plan, make_plan
 from hf_kdnas.precision import resolve_precision
 from hf_kdnas.processes import from_first, join_processes
@@ -68,6 +68,8 @@ def search(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> 
     folder = RunFolder(Path(recipe.output_dir))
     if processes.is_main_process:
         folder.open(recipe_to_yaml(recipe), recipe_fingerprint(recipe), resume=resume, overwrite=overwrite)
+        if "signals" not in folder.seconds():
+            check_room_for_signals(plan)
     processes.wait_for_everyone()
     return _Search(plan, folder, processes).run()
 

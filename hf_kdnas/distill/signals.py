@@ -124,7 +124,7 @@ class TeacherSignals:
         found = _found(folder, key)
         if found is not None:
             return found
-        _check_room(cls.size_bytes(teacher.config, map(len, input_ids), names, precision), folder)
+        check_room(cls.size_bytes(teacher.config, map(len, input_ids), names, precision), folder)
         unfinished = _unfinished_folder(folder)
         try:
             writer = _Writer(teacher, input_ids, names, unfinished, precision)
@@ -357,7 +357,16 @@ def _found(folder: Path, key: str) -> TeacherSignals | None:
     return signals if signals.key == key else None
 
 
-def _check_room(wanted: int, folder: Path) -> None:
+def check_room(wanted: int, folder: Path) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Args:
+        wanted: Bytes.
+        folder: Where they would go; need not exist.
+
+    Raises:
+        InvalidInput: If fewer bytes are free (says how many, and how many are needed).
+    """
     existing = next(parent for parent in folder.absolute().parents if parent.exists())
     free = shutil.disk_usage(existing).free
     if wanted > free:

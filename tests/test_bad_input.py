@@ -1,0 +1,110 @@
+"""A user's mistake ends in one clear message and exit code 2, before any expensive work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from hf_kdnas import cli, materials
+
+HEAD_OF_THREE = {"num_labels": 3, "id2label": {0: "bad", 1: "so-so", 2: "good"}}
+
+
+@pytest.fixture(autouse=True)
+def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine-tuning is the first expensive thing that a search does."""
+
+    def work(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the mistake should have been noticed before")
+
+    monkeypatch.setattr(materials, "prepare_teacher", work)
+
+
+def _refused(project: Path, capsys: pytest.CaptureFixture[str], *settings: str) -> str:
+    """The one message that a search with these settings ends in."""
+    assert cli.main(["search", "--config", str(project / "recipe.yaml"), *settings]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kdnas:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (("--search.episode", "3"), ("search.episode", "Did you mean episodes?")),
+        (("--data.text", "review"), ("data.text", "review", "text, label")),
+        (("--teacher.fine_tune", "null"), ("teacher.model", "ForSequenceClassification", "fine_tune")),
+        (("--space.max_parameters", "10"), ("max_parameters", "none of the")),
+        (("--search.constraints.latency_ms", "1e-6"), ("latency_ms", "the fastest", " ms")),
+        (("--search.constraints.speedup", "1e6"), ("speedup", "the fastest", "teacher's speed")),
+        (("--latency.provider", "TPUExecutionProvider"), ("latency.provider", "CPUExecutionProvider")),
+        (("--latency.sequence_length", "100"), ("latency.sequence_length", "64")),
+        (("--search.baselines", "[distilbert]"), ("search.baselines", "6L-768H-3072F-12A-gelu")),
+        (("--distillation.objectives.hidden.layers", "first"), ("layers", "uniform+last")),
+        (("--teacher.model", "package:no_such_package/model"), ("pip install no-such-package",)),
+        (("--data.path", "no/such/reviews.csv"), ("data.path", "no/such/reviews.csv")),
+        (
+            ("--distillation.training.training_arguments", "{savestrategy: no}"),
+            ("savestrategy", "save_strategy"),
+        ),
+    ],
+    ids=lambda value: value[0].removeprefix("--") if value[0].startswith("--") else "",
+)
+def test_a_setting_that_cannot_be_used(
+    tiny_project: Path, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    message = _refused(tiny_project, capsys, *settings)
+    for part in named:
+        assert part in message
+
+
+def test_labels_that_the_teachers_head_does_not_have(
+    tiny_project: Path, tiny_bert_config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_bert_config.update(HEAD_OF_THREE)
+    AutoModelForSequenceClassification.from_config(tiny_bert_config).save_pretrained(tiny_project / "base")
+    message = _refused(tiny_project, capsys, "--teacher.fine_tune", "null")
+    assert "bad, so-so, good" in message
+    assert "2 classes (rotten, fresh)" in message
+
+
+def test_a_tokenizer_of_another_vocabulary(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny_project / "base" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "vocab_size": 50}), encoding="utf-8")
+    message = _refused(tiny_project, capsys)
+    assert "120 tokens" in message
+    assert "50" in message
+
+
+def test_the_folder_of_another_recipe(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AssertionError, match="noticed before"):
+        cli.main(["search", "--config", str(tiny_project / "recipe.yaml")])
+    message = _refused(tiny_project, capsys, "--seed", "7")
+    assert "--resume" in message
+    assert "--overwrite" in message
+
+
+def test_no_room_for_the_signals(
+    tiny_project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tiny_project)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    message = _refused(tiny_project, capsys)
+    assert "GB of the teacher's signals" in message
+    assert "KDNAS_CACHE" in message
+
+
+def test_no_exporter(
+    tiny_project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_kdnas.latency import export
+
+    for exporter in export.EXPORTERS.values():
+        monkeypatch.setattr(exporter, "available", staticmethod(lambda: False))
+    assert 'pip install "hf-kdnas[optimum,onnxruntime]"' in _refused(tiny_project, capsys)

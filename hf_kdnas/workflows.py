@@ -206,14 +206,15 @@ class _Search:
             score=self._score,
             device=self.processes.device,
         )
-        with Trackers(recipe.report_to, f"{recipe.name}-{sampler}", self.folder.path) as trackers:
+        folder = self._study_folder(sampler)
+        with Trackers(recipe.report_to, self._study_name(folder), self.folder.path) as trackers:
             return SearchDriver(
                 space=space,
                 section=recipe.search,
                 sampler=sampler,
                 seed=recipe.seed,
-                folder=self._study_folder(sampler),
-                name=recipe.name,
+                folder=folder,
+                name=self._study_name(folder),
                 latencies=self.latencies,
                 mini_kd=mini_kd,
                 processes=self.processes,
@@ -224,11 +225,15 @@ class _Search:
     def _study_folder(self, sampler: str) -> Path:
         return self.folder / "search" / f"{sampler.rpartition(':')[2]}-{self._search_inputs()}"
 
+    def _study_name(self, folder: Path) -> str:
+        """The study's name: in a shared storage, launches with the same inputs work together."""
+        return f"{self.recipe.name}-{folder.name}"
+
     def _keep(self, baselines: list[Student]) -> None:
         """Put hand-crafted shapes into the study, beside the candidates."""
         if self.processes.is_main_process:
-            journal = self._study_folder(self.recipe.search.sampler) / JOURNAL
-            study = open_study(self.recipe.search.storage or journal, self.recipe.name)
+            folder = self._study_folder(self.recipe.search.sampler)
+            study = open_study(self.recipe.search.storage or folder / JOURNAL, self._study_name(folder))
             for each in baselines:
                 tell_baseline(
                     study,

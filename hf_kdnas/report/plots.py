@@ -6,12 +6,14 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from hf_kdnas.report.view import Row
 from hf_kdnas.search.pareto import pareto_front
@@ -19,16 +21,23 @@ from hf_kdnas.search.pareto import pareto_front
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
 
 # About as wide as a phone in points, so that the text stays readable there.
-WIDTH, HEIGHT = 5.0, 4.4  # inches
+WIDTH, HEIGHT = 4.7, 4.2  # inches
+
+# Plots reach down to this many times the range of what matters (the models trained in full, or the better
+# half of the candidates), and at least by this part of the best: a few hopeless candidates must not press
+# all others into a corner.
+_DEPTH, _LEAST_DEPTH = 2.5, 0.15
+
+_REACH = 5  # points from the middle of a mark to its edge, more or less
 
 # Where a label may be, in points right of and above its mark: the first that covers nothing is taken.
 _PLACES = [
     *((0, 9, "center"), (0, -15, "center"), (9, -3, "left"), (-9, -3, "right")),
     *((7, 8, "left"), (-7, 8, "right"), (7, -14, "left"), (-7, -14, "right")),
     *((0, 22, "center"), (0, -28, "center"), (7, 22, "left"), (-7, 22, "right")),
+    *((7, -28, "left"), (-7, -28, "right"), (0, 36, "center"), (0, -42, "center")),
 ]
 
 _SETTINGS: dict[Any, Any] = {
@@ -38,7 +47,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.labelcolor": "#374151",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
-    "font.size": 9.5,
+    "font.size": 10,
     "svg.fonttype": "none",  # text stays text: it can be searched, and is read aloud
     "svg.hashsalt": "hf-kdnas",  # the same results give the same file
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
@@ -58,6 +67,7 @@ class _Mark:
 
 
 _CANDIDATES = _Mark("o", "#9ca3af", 14, filled=False)
+_BELOW = _Mark("v", "#9ca3af", 16, filled=False)
 _MARKS = {
     "teacher": _Mark("s", "#111827", 60),
     "winner": _Mark("*", "#d55e00", 190),
@@ -69,16 +79,16 @@ _MARKS = {
 
 @dataclass(frozen=True)
 class Point:
-    """A model in the plot of quality against latency.
+    """A mark in a plot.
 
     Attributes:
-        latency_ms: The teacher's latency over the speed-up, so that a noisy machine cancels.
-        quality: The metric.
+        x: Its place from left to right.
+        y: Its place from below.
         label: Written beside it.
     """
 
-    latency_ms: float
-    quality: float
+    x: float
+    y: float
     label: str = ""
 
 
@@ -86,7 +96,7 @@ def pareto_plot(results: Mapping[str, Any], models: Sequence[Row]) -> str:
     """Quality against latency: the teacher, all students, and the fronts that they form.
 
     Candidates show the selection split after the short distillation, the others the reporting split
-    after the full one.
+    after the full one. A latency here is the teacher's over the speed-up, so that a noisy machine cancels.
 
     Args:
         results: results.json.
@@ -103,8 +113,9 @@ def pareto_plot(results: Mapping[str, Any], models: Sequence[Row]) -> str:
             for each in results["candidates"]
             if each["quality"] is not None
         ]
-        _scatter(axes, candidates, _CANDIDATES, "candidates (short distillation, selection split)")
-        _draw_front(axes, candidates, _CANDIDATES.colour, ":")
+        floor = _floor([each.quality for each in models])
+        _scatter_down_to(floor, axes, candidates, "candidates, trained for a short time")
+        _draw_front(axes, [point for point in candidates if point.y >= floor], _CANDIDATES.colour, ":")
         labelled: list[Point] = []
         for role, mark in _MARKS.items():
             points = [
@@ -112,15 +123,51 @@ def pareto_plot(results: Mapping[str, Any], models: Sequence[Row]) -> str:
                 for each in models
                 if each.role == role
             ]
-            _scatter(axes, points, mark, role if role != "winner" else "winner (the student)")
+            _scatter(axes, points, mark, role)
             labelled += points
         _draw_front(axes, labelled, "#374151", "-")
-        _latency_axis(axes, [point.latency_ms for point in (*candidates, *labelled)])
+        _latency_axis(axes, [point.x for point in (*candidates, *labelled)])
         axes.set_ylabel(results["task"]["metric"])
         axes.margins(y=0.12)
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
         _place_labels(figure, axes, labelled)
         return _svg(figure, "pareto", "Quality against latency of the teacher and all students")
+
+
+def course_plot(results: Mapping[str, Any]) -> str | None:
+    """Measured reward of the candidates in the order in which they were tried, and the best so far.
+
+    Args:
+        results: results.json.
+
+    Returns:
+        An SVG element, or None if no candidate was trained.
+    """
+    tried = [each for each in results["candidates"] if each["reward"] is not None]
+    if not tried:
+        return None
+    numbers, rewards = range(1, len(tried) + 1), [each["reward"] for each in tried]
+    floor = _floor(sorted(rewards)[len(rewards) // 2 :])
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _figure()
+        for index in range(1, len(tried)):
+            if tried[index]["episode"] != tried[index - 1]["episode"]:
+                axes.axvline(index + 0.5, color="#d1d5db", linewidth=0.8, linestyle=":", zorder=0)
+        best = [max(value, floor) for value in accumulate(rewards, max)]
+        axes.plot(numbers, best, color="#374151", linewidth=1.2, drawstyle="steps-post", label="best so far")
+        roles = {each["architecture"]: each["winner"] for each in results["finalists"]}
+        points: dict[bool | None, list[Point]] = {None: [], False: [], True: []}
+        for number, each in zip(numbers, tried, strict=True):
+            points[roles.get(each["architecture"])].append(Point(number, each["reward"]))
+        _scatter_down_to(floor, axes, points[None], "candidates")
+        _scatter(axes, points[False], _MARKS["finalist"], "later finalists")
+        _scatter(axes, points[True], _MARKS["winner"], "later the winner")
+        axes.margins(0.06)
+        axes.set_xlabel("candidates trained")
+        axes.set_ylabel("measured reward")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+        return _svg(figure, "course", "Reward of the candidates in the order in which they were tried")
 
 
 def reward_plot(pairs: Sequence[tuple[float, float]]) -> str:
@@ -155,17 +202,35 @@ def _figure() -> tuple[Figure, Axes]:
 
 
 def _label(row: Row) -> str:
-    if row.role in ("winner", "finalist"):
+    """Finalists lie close together and have none: the table names them."""
+    if row.role == "winner":
         return row.architecture.rpartition("-")[0]  # without the activation
-    return row.name if row.role == "hand-crafted" else row.role
+    return {"finalist": "", "hand-crafted": row.name}.get(row.role, row.role)
+
+
+def _floor(values: Sequence[float]) -> float:
+    """The lowest value that the picture shows."""
+    best, worst = max(values), min(values)
+    return best - max(_DEPTH * (best - worst), _LEAST_DEPTH * abs(best))
+
+
+def _scatter_down_to(floor: float, axes: Axes, points: Sequence[Point], label: str) -> None:
+    """Candidates, those below the picture as arrow heads at its lower edge."""
+    _scatter(axes, [point for point in points if point.y >= floor], _CANDIDATES, label)
+    _scatter(
+        axes,
+        [Point(point.x, floor) for point in points if point.y < floor],
+        _BELOW,
+        "candidates below the picture",
+    )
 
 
 def _scatter(axes: Axes, points: Sequence[Point], mark: _Mark, label: str) -> None:
     if not points:
         return
     axes.scatter(
-        [point.latency_ms for point in points],
-        [point.quality for point in points],
+        [point.x for point in points],
+        [point.y for point in points],
         s=mark.size,
         marker=mark.marker,
         facecolors=mark.colour if mark.filled else "none",
@@ -177,10 +242,10 @@ def _scatter(axes: Axes, points: Sequence[Point], mark: _Mark, label: str) -> No
 
 
 def _draw_front(axes: Axes, points: Iterable[Point], colour: str, style: str) -> None:
-    front = pareto_front(points, lambda point: (point.quality, point.latency_ms))
+    front = pareto_front(points, lambda point: (point.y, point.x))
     axes.plot(
-        [point.latency_ms for point in front],
-        [point.quality for point in front],
+        [point.x for point in front],
+        [point.y for point in front],
         color=colour,
         linestyle=style,
         linewidth=1.2,
@@ -204,12 +269,13 @@ def _latency_axis(axes: Axes, latencies: Sequence[float]) -> None:
 def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     """Write each label where it covers the fewest other labels and marks."""
     figure.draw_without_rendering()
-    taken = [axes.transData.transform((point.latency_ms, point.quality)) for point in points]
+    places = [axes.transData.transform((point.x, point.y)) for point in points]
+    marks = [Bbox.from_extents(x - _REACH, y - _REACH, x + _REACH, y + _REACH) for x, y in places]
     boxes: list[Bbox] = []
-    for point in points:
+    for point in (each for each in points if each.label):
         options = [_annotate(axes, point, *place) for place in _PLACES]
         extents = [option.get_window_extent() for option in options]
-        costs = [_cost(extent, boxes, taken, axes.get_window_extent()) for extent in extents]
+        costs = [_cost(extent, boxes, marks, axes.get_window_extent()) for extent in extents]
         best = costs.index(min(costs))
         boxes.append(extents[best])
         for index, option in enumerate(options):
@@ -220,22 +286,23 @@ def _place_labels(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
 def _annotate(axes: Axes, point: Point, right: float, up: float, align: Any) -> Annotation:
     return axes.annotate(
         point.label,
-        (point.latency_ms, point.quality),
+        (point.x, point.y),
         xytext=(right, up),
         textcoords="offset points",
         ha=align,
-        fontsize=8,
+        fontsize=8.5,
         color="#374151",
-        zorder=4,
+        zorder=2.5,  # never over a mark
         bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7},
     )
 
 
-def _cost(extent: Bbox, boxes: Sequence[Bbox], marks: Sequence[Any], frame: Bbox) -> float:
-    outside = extent.x0 < frame.x0 or extent.x1 > frame.x1 or extent.y0 < frame.y0 or extent.y1 > frame.y1
-    labels = sum(extent.overlaps(box) for box in boxes)
-    covered = sum(extent.contains(*mark) for mark in marks)
-    return float(labels + covered + 2 * outside)
+def _cost(extent: Bbox, labels: Sequence[Bbox], marks: Sequence[Bbox], frame: Bbox) -> int:
+    """How many labels and marks a label would touch; leaving the frame counts as two."""
+    outside: bool = (
+        extent.x0 < frame.x0 or extent.x1 > frame.x1 or extent.y0 < frame.y0 or extent.y1 > frame.y1
+    )
+    return sum(bool(extent.overlaps(box)) for box in (*labels, *marks)) + 2 * outside
 
 
 def _svg(figure: Figure, prefix: str, title: str) -> str:

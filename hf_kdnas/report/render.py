@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from hf_kdnas.report import view
 from hf_kdnas.report.formats import FORMATS
-from hf_kdnas.report.plots import pareto_plot, reward_plot
+from hf_kdnas.report.plots import course_plot, pareto_plot, reward_plot
 from hf_kdnas.run import write_text
 
 
@@ -49,17 +49,15 @@ def report_html(results: Mapping[str, Any]) -> str:
     )
     environment.filters.update(FORMATS)
     models = view.rows(results)
-    pairs = [
-        (each["predicted_reward"], each["reward"])
-        for each in results["candidates"]
-        if each["predicted_reward"] is not None and each["reward"] is not None
-    ]
+    pairs = view.predictions(results)
+    course = course_plot(results)
     # The pictures are Markup: matplotlib escapes the texts in them.
     return environment.get_template("report.html.jinja").render(
         results=results,
         view=view,
         models=models,
         pareto=Markup(pareto_plot(results, models)),
+        course=Markup(course) if course else None,
         rewards=Markup(reward_plot(pairs)) if pairs else None,
         pairs=pairs,
     )

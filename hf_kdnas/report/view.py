@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,7 +122,7 @@ def _row(model: Mapping[str, Any], role: Role, teacher_quality: float) -> Row:
         name=model.get("name", model["architecture"]),
         architecture=model["architecture"],
         quality=model["quality"],
-        retained=model["quality"] / teacher_quality if teacher_quality else None,
+        retained=part(model["quality"], teacher_quality),
         latency_ms=model["latency_ms"],
         speedup=model["speedup"],
         parameters=model["parameters"],
@@ -128,6 +130,11 @@ def _row(model: Mapping[str, Any], role: Role, teacher_quality: float) -> Row:
         proxy_quality=model.get("proxy_quality"),
         reward=model.get("reward"),
     )
+
+
+def part(quality: float, teacher_quality: float) -> float | None:
+    """What a student keeps of its teacher's quality; None where the teacher has none to keep."""
+    return quality / teacher_quality if teacher_quality else None
 
 
 def timings(results: Mapping[str, Any]) -> list[Timing]:
@@ -230,24 +237,87 @@ def search_text(results: Mapping[str, Any]) -> str:
         f"A random search of the same budget found {rival['architecture']}: {results['task']['metric']} "
         f"{score(rival['quality'])} at {times(rival['speedup'])} the teacher's speed, against "
         f"{score(results['student']['quality'])} at {times(winner['speedup'])}: a difference of {gain:+.4f}, "
-        "from one seed each."
+        f"from one seed each. By the reward on the selection split it is {score(winner['reward'])} against "
+        f"the random search's {score(rival['reward'])}."
     )
 
 
 def hand_crafted_text(results: Mapping[str, Any]) -> str:
-    """How the winner compares with the best hand-crafted shape that is no slower; empty without one."""
-    winner = next(each for each in results["finalists"] if each["winner"])
-    rivals = [each for each in results["baselines"] if each["speedup"] >= winner["speedup"]]
-    if not results["baselines"]:
+    """How the winner compares with the hand-crafted shapes, also where they do better; empty without them."""
+    shapes = results["baselines"]
+    if not shapes:
         return ""
-    if not rivals:
-        return "All hand-crafted shapes are slower than the winner."
-    best = max(rivals, key=lambda each: each["quality"])
-    return (
-        f"Of the hand-crafted shapes that are no slower, {best['name']} ({best['architecture']}) is the "
-        f"best: {score(best['quality'])} at {times(best['speedup'])}. All were distilled like the winner, "
-        "with the same initialisation, data, steps and seed."
+    winner = next(each for each in results["finalists"] if each["winner"])
+    as_fast = [each for each in shapes if each["speedup"] >= winner["speedup"]]
+    slower = [each for each in shapes if each["speedup"] < winner["speedup"]]
+    against = f"against the winner's {_scored(winner)}"
+    sentences = []
+    if as_fast:
+        best = max(as_fast, key=lambda each: each["quality"])
+        sentences.append(
+            f"Of the hand-crafted shapes that are no slower, {_named(best)} is the best, {against}."
+        )
+    if slower:
+        best = max(slower, key=lambda each: each["quality"])
+        which = (
+            "Of the slower ones" if as_fast else "All hand-crafted shapes are slower than the winner: of them"
+        )
+        sentences.append(f"{which}, {_named(best)} is the best{'' if as_fast else f', {against}'}.")
+    ahead = max(shapes, key=lambda each: each["reward"])
+    if ahead["reward"] > winner["reward"]:
+        sentences.append(
+            f"By the reward that chose the winner, {ahead['name']} would have come before it "
+            f"({score(ahead['reward'])} against {score(winner['reward'])}, constraints left aside)."
+        )
+    sentences.append(
+        "Hand-crafted shapes were distilled like the winner: same initialisation, data, steps and seed."
     )
+    return " ".join(sentences)
+
+
+def _named(shape: Mapping[str, Any]) -> str:
+    return f"{shape['name']} ({shape['architecture']}, {_scored(shape)})"
+
+
+def _scored(shape: Mapping[str, Any]) -> str:
+    return f"{score(shape['quality'])} at {times(shape['speedup'])}"
+
+
+def noise_text(results: Mapping[str, Any]) -> str:
+    """How far an accuracy may be off by chance; empty for metrics whose spread the rows alone don't tell.
+
+    Agresti and Coull's interval: it stays honest near 1 and for few rows.
+    """
+    if results["task"]["metric"] != "accuracy":
+        return ""
+    quality, rows = results["student"]["quality"], results["task"]["rows"]["reporting"]
+    centre = (quality * rows + 2) / (rows + 4)
+    half = 1.96 * math.sqrt(centre * (1 - centre) / (rows + 4))
+    return f"On that many rows an accuracy of {score(quality)} is known to ± {half:.4f} (95 %)."
+
+
+def created_text(results: Mapping[str, Any]) -> str:
+    """When the results were written: `2026-11-21 08:00 UTC`."""
+    return f"{datetime.fromisoformat(results['created']):%Y-%m-%d %H:%M %Z}"
+
+
+def predictions(results: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Predicted and measured reward of each candidate that has both."""
+    return [
+        (each["predicted_reward"], each["reward"])
+        for each in results["candidates"]
+        if each["predicted_reward"] is not None and each["reward"] is not None
+    ]
+
+
+def prediction_text(pairs: Sequence[tuple[float, float]]) -> str:
+    """How well the predictions ranked the candidates; empty where that can't be said."""
+    from scipy.stats import spearmanr
+
+    predicted, measured = zip(*pairs, strict=True) if pairs else ((), ())
+    if len(pairs) < 3 or len(set(predicted)) == 1 or len(set(measured)) == 1:
+        return ""
+    return f"Spearman's rank correlation is {spearmanr(predicted, measured).statistic:.2f}."
 
 
 def proxy_text(results: Mapping[str, Any]) -> str:

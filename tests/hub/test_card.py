@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.card import card_data, card_text, is_hub_id, render_card
+from hf_kdnas.resources import resource_dir
 
 KNOWN_KEYS = {
     *("base_model", "datasets", "library_name", "license", "metrics"),
@@ -98,7 +99,7 @@ def test_a_folder_that_is_there_is_no_hub_id(tmp_path: Path, monkeypatch: pytest
 
 
 def test_its_words(results: dict[str, Any]) -> None:
-    text = card_text(results)
+    text = card_text(results).replace("\N{NO-BREAK SPACE}", " ")
     assert "More information needed" not in text
     assert "keeps 98.0 % of its teacher's accuracy at 2.82 times its speed" in text
     assert "12" in re.search(r"tried (\d+)", text)[0]  # type: ignore[index]
@@ -126,6 +127,11 @@ def test_pairs_and_regressions_are_called_otherwise(results: dict[str, Any]) -> 
     assert "Labels:" not in text
 
 
+def test_a_teacher_of_no_quality_divides_nothing(results: dict[str, Any]) -> None:
+    results["teacher"]["quality"] = 0.0
+    assert "| retained | |" in card_text(results)
+
+
 def test_the_code_in_it_is_python(results: dict[str, Any]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", card_text(results), re.DOTALL)
     compile(code, "card", "exec")
@@ -142,3 +148,14 @@ def test_unmet_constraints_and_other_samplers(results: dict[str, Any]) -> None:
 def test_a_run_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"no results\.json"):
         render_card(tmp_path)
+
+
+def test_the_name_in_the_code_is_a_string(results: dict[str, Any]) -> None:
+    results["name"] = 'a "quoted" name'
+    (code,) = re.findall(r"```python\n(.*?)```", card_text(results), re.DOTALL)
+    compile(code, "card", "exec")
+
+
+def test_the_rendered_example_is_up_to_date(results: dict[str, Any]) -> None:
+    example = resource_dir("model_cards") / "example.md"
+    assert example.read_text(encoding="utf-8") == card_text(results), "render it again from results.json"

@@ -27,7 +27,11 @@ from hf_kdnas.report import formats
     ],
 )
 def test_formats(value: str, text: str) -> None:
-    assert value == text
+    assert value.replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+def test_a_number_and_its_unit_stay_on_one_line() -> None:
+    assert " " not in formats.percent(0.5) + formats.milliseconds(5) + formats.times(2) + formats.count(1e6)
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)

@@ -13,7 +13,7 @@ import pytest
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.report import render_report
-from hf_kdnas.report.plots import Point, pareto_plot
+from hf_kdnas.report.plots import Point, course_plot, pareto_plot
 from hf_kdnas.report.render import report_html
 from hf_kdnas.report.view import rows
 
@@ -138,16 +138,41 @@ def test_the_plot_shows_every_model(results: dict[str, Any], monkeypatch: pytest
 
     monkeypatch.setattr(plots, "_scatter", recorded)
     svg = pareto_plot(results, rows(results))
-    candidates = drawn["candidates (short distillation, selection split)"]
-    assert len(candidates) == 12  # the pruned one has no quality
+    # The pruned one has no quality; one of 0.67 would press the others into a corner.
+    assert len(drawn["candidates, trained for a short time"]) == 11
+    (below,) = drawn["candidates below the picture"]
+    assert 0.67 < below.y == pytest.approx(0.85 * 0.8342)
     assert len(drawn["hand-crafted"]) == 2
-    (winner,) = drawn["winner (the student)"]
+    (winner,) = drawn["winner"]
     # Not its own milliseconds, which come from another moment of the machine.
-    assert winner.latency_ms == pytest.approx(15.2 / results["finalists"][0]["speedup"])
+    assert winner.x == pytest.approx(15.2 / results["finalists"][0]["speedup"])
     assert winner.label == "4L-256H-1024F-8A"
     assert ">every-second-layer<" in svg
     assert not re.search(r'^<svg [^>]*\b(width|height)="', svg)
-    assert 'viewBox="0 0 360' in svg
+    assert 'viewBox="0 0 338' in svg
+
+
+def test_the_course_shows_trained_candidates_in_order(results: dict[str, Any]) -> None:
+    svg = course_plot(results)
+    assert svg is not None
+    assert ">best so far<" in svg
+    assert ">later the winner<" in svg
+    for candidate in results["candidates"]:
+        candidate["reward"] = None
+    assert course_plot(results) is None
+    assert "No candidate was trained" in _Page(report_html(results)).text
+
+
+def test_a_label_that_touches_others_or_leaves_the_frame_costs() -> None:
+    from matplotlib.transforms import Bbox
+
+    from hf_kdnas.report.plots import _cost
+
+    frame, label = Bbox.from_extents(0, 0, 100, 100), Bbox.from_extents(10, 10, 40, 20)
+    near, far = Bbox.from_extents(35, 15, 45, 25), Bbox.from_extents(60, 60, 70, 70)
+    assert _cost(label, [], [far], frame) == 0
+    assert _cost(label, [near], [near, far], frame) == 2
+    assert _cost(Bbox.from_extents(-5, 10, 25, 20), [], [far], frame) == 2
 
 
 def test_models_on_one_spot_are_all_named(results: dict[str, Any]) -> None:

@@ -56,20 +56,70 @@ def test_a_search_without_a_random_one_claims_nothing(results: dict[str, Any]) -
 
 
 def test_a_random_search_is_compared_with(results: dict[str, Any]) -> None:
-    results["random_baseline"] = {"architecture": "3L", "quality": 0.8272, "speedup": 3.0}
+    results["random_baseline"] = {"architecture": "3L", "quality": 0.8272, "speedup": 3.0, "reward": 0.9}
     assert "found 3L" in view.search_text(results)
     assert "difference of -0.0100" in view.search_text(results)
+    assert "it is 0.8402 against the random search's 0.9000" in view.search_text(results)
 
 
-def test_the_best_hand_crafted_shape_that_is_no_slower(results: dict[str, Any]) -> None:
-    assert view.hand_crafted_text(results) == "All hand-crafted shapes are slower than the winner."
+def plain(text: str) -> str:
+    """A text without no-break spaces."""
+    return " ".join(text.split())
+
+
+def test_a_slower_hand_crafted_shape_may_score_better(results: dict[str, Any]) -> None:
+    text = plain(view.hand_crafted_text(results))
+    assert text.startswith("All hand-crafted shapes are slower than the winner: of them, every-second-layer")
+    assert "0.8213 at 1.97 ×) is the best, against the winner's 0.8172" in text  # noqa: RUF001
+    assert "reward" not in text
+
+
+def test_hand_crafted_shapes_that_are_no_slower_come_first(results: dict[str, Any]) -> None:
     slower, faster = results["baselines"]
     slower["quality"] = 0.99
     faster["speedup"] = 5.0
-    assert "tinybert" in view.hand_crafted_text(results)
-    assert "every-second-layer" not in view.hand_crafted_text(results)
+    text = plain(view.hand_crafted_text(results))
+    assert text.startswith(
+        "Of the hand-crafted shapes that are no slower, tinybert (4L-312H-1200F-12A-gelu, 0.8124"
+    )
+    assert "Of the slower ones, every-second-layer" in text
+    results["baselines"] = [faster]
+    assert "slower ones" not in view.hand_crafted_text(results)
     results["baselines"] = []
     assert view.hand_crafted_text(results) == ""
+
+
+def test_a_hand_crafted_shape_of_higher_reward_is_told(results: dict[str, Any]) -> None:
+    results["baselines"][1]["reward"] = 0.9
+    assert "tinybert would have come before it (0.9000 against 0.8402" in view.hand_crafted_text(results)
+
+
+def test_how_far_chance_moves_an_accuracy(results: dict[str, Any]) -> None:
+    results["task"]["rows"]["reporting"] = 872
+    results["student"]["quality"] = 0.9
+    assert "0.9000 is known to ± 0.0200" in view.noise_text(results)
+    results["student"]["quality"] = 1.0
+    assert "± 0.0000" not in view.noise_text(results)
+    results["task"]["metric"] = "matthews"
+    assert view.noise_text(results) == ""
+
+
+def test_when_it_was_made(results: dict[str, Any]) -> None:
+    assert view.created_text(results) == "2026-11-21 08:00 UTC"
+
+
+def test_how_well_the_controller_ranked() -> None:
+    assert "correlation is 0.50" in view.prediction_text([(0.1, 1.0), (0.2, 3.0), (0.3, 2.0)])
+    assert view.prediction_text([]) == ""
+    assert view.prediction_text([(0.1, 1.0), (0.2, 3.0)]) == ""
+    assert view.prediction_text([(0.1, 1.0), (0.1, 2.0), (0.1, 3.0)]) == ""
+
+
+def test_only_what_was_predicted_and_measured_is_compared(results: dict[str, Any]) -> None:
+    known = len(view.predictions(results))
+    first = next(each for each in results["candidates"] if each["predicted_reward"] is not None)
+    first["reward"] = None
+    assert len(view.predictions(results)) == known - 1 == 7
 
 
 def test_constraints(results: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ def _section(results: dict[str, Any]) -> list[str]:
         *results["table"],
         "",
         *(f"- `{line}`" for line in results["targets"]),
+        *(f"- {name}: {cell['note']}" for name, cell in results["cells"].items() if "note" in cell),
     ]
 
 

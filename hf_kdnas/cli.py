@@ -219,8 +219,13 @@ def _copy_recipe(options: argparse.Namespace) -> None:
         target = target / source.name
     if target.exists():
         raise InvalidInput("FILE", str(target), "it exists", "Choose another name.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise InvalidInput(
+            "FILE", str(target), f"it can't be written ({error.strerror})", "Choose another place."
+        ) from None
     print(target)
 
 
@@ -236,11 +241,17 @@ def _latency(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    if not (options.run_dir / "results.json").is_file():
+    from hf_kdnas.run import read_json
+
+    try:
+        results = read_json(options.run_dir / "results.json")
+    except (OSError, ValueError):
+        results = None
+    if not (isinstance(results, dict) and {"teacher", "student"} <= results.keys()):
         raise InvalidInput(
             "RUN",
             str(options.run_dir),
-            "it holds no results.json: no finished run",
+            "it holds no results.json of a finished run",
             "Give the output folder of a search that has finished.",
         )
     from hf_kdnas import workflows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import torch
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
 from hf_kdnas.distill.signals import TeacherSignals, check_room, signals_key, teacher_hash
+from hf_kdnas.errors import InvalidInput
 from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.precision import resolve_precision
 from hf_kdnas.processes import from_first
@@ -77,11 +79,26 @@ def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator)
 def check_room_for_signals(plan: Plan) -> None:
     """Refuse, before the teacher is fine-tuned, signals that the disk has no room for.
 
+    Whether the cache has them already is known for certain only once the teacher is there: where it has
+    some of the same rows and names, `TeacherSignals.build` decides.
+
     Raises:
         InvalidInput: If there is too little room (says how much is needed).
     """
-    if _kept_size(plan):
-        check_room(_kept_size(plan), _signals_folder("new"))
+    size = _kept_size(plan)
+    if size and not _may_be_kept(plan):
+        check_room(size, _signals_folder("new"))
+
+
+def _may_be_kept(plan: Plan) -> bool:
+    """Whether the cache has signals of these names for texts of these lengths."""
+    names, lengths = _needed_signals(plan), [len(row["input_ids"]) for row in plan.task.train]
+    for folder in _signals_folder("").glob("[!.]*"):
+        with suppress(InvalidInput):
+            found = TeacherSignals.open(folder)
+            if found.names == names and found.lengths.tolist() == lengths:
+                return True
+    return False
 
 
 def prepare_signals(

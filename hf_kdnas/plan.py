@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,16 @@ from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.latency.export import get_exporter
 from hf_kdnas.latency.target import LatencyTarget
+from hf_kdnas.recipe_files import nearest
+from hf_kdnas.search.sampler import check_sampler
+from hf_kdnas.search.trackers import check_trackers
 from hf_kdnas.slicing import parameter_counter
 from hf_kdnas.space import DIMENSIONS, Constraint, SearchSpace
 from hf_kdnas.tasks import TaskData, load_task
 from hf_kdnas.teacher import load_config, load_tokenizer, with_task_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -73,6 +77,8 @@ def make_plan(recipe: Recipe) -> Plan:
         InvalidInput: Naming the first thing that doesn't.
         MissingPackage: If a package is missing, with the line that installs it.
     """
+    check_sampler(recipe.search.sampler)
+    check_trackers(recipe.report_to)
     target = LatencyTarget(**vars(recipe.latency))
     exporter = get_exporter(recipe.export.backend)
     config = load_config(recipe.teacher)
@@ -88,6 +94,8 @@ def make_plan(recipe: Recipe) -> Plan:
     model_class = task.head_class._model_mapping[type(config)]
     parameters = parameter_counter(model_class, config)
     space = make_space(recipe.space, shape, recipe.distillation.initialisation, parameters)
+    _check_activations([*space, *baselines.values()])
+    _check_parameters(recipe.search.constraints.parameters, space, parameters)
     _check_training(recipe, shape, space)
     return Plan(recipe, config, model_class, tokenizer, task, space, baselines, exporter, target)
 
@@ -139,10 +147,51 @@ def _check_length(recipe: Recipe, most: int) -> None:
         )
 
 
+def _check_activations(shapes: Iterable[Architecture]) -> None:
+    from transformers.activations import ACT2FN
+
+    for name in {shape.hidden_act for shape in shapes} - ACT2FN.keys():
+        known = sorted(ACT2FN)
+        raise InvalidInput(
+            "space.hidden_act", name, f"activations are {', '.join(known)}", nearest(name, known)
+        )
+
+
+def _check_parameters(
+    most: int | None, space: SearchSpace, parameters: Callable[[Architecture], int]
+) -> None:
+    if most is None:
+        return
+    smallest = min(space, key=parameters)
+    if parameters(smallest) > most:
+        raise InvalidInput(
+            "search.constraints.parameters",
+            most,
+            f"the smallest architecture of the space, {smallest.key}, has {parameters(smallest)}",
+            "Ask for more, or add smaller architectures to the space.",
+        )
+
+
 def _check_training(recipe: Recipe, teacher: Architecture, space: SearchSpace) -> None:
     """Build criteria and arguments once, so that what they refuse is refused now."""
-    for architecture in (space.members[0], space.members[-1]):
-        DistillationCriterion(recipe.distillation.objectives, architecture, teacher)
-    for section in (recipe.teacher.fine_tune, recipe.distillation.training, recipe.search.proxy):
+    objectives = recipe.distillation.objectives
+    with _within("distillation"):
+        for architecture in (space.members[0], space.members[-1]):
+            DistillationCriterion(objectives, architecture, teacher)
+    for key, section in (
+        ("teacher.fine_tune", recipe.teacher.fine_tune),
+        ("distillation.training", recipe.distillation.training),
+        ("search.proxy", recipe.search.proxy),
+    ):
         if section is not None:
-            training_arguments(section, Path(recipe.output_dir), objectives=recipe.distillation.objectives)
+            with _within(key):
+                training_arguments(section, Path(recipe.output_dir), objectives=objectives)
+
+
+@contextmanager
+def _within(section: str) -> Iterator[None]:
+    """Put a section's name before the setting that is refused."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"{section}.{error.field}", error.given, error.allowed, error.remedy) from error

@@ -58,6 +58,9 @@ _OWN_FIELDS = {
     "report_to": "report_to",
 }
 
+# TrainingArguments that want a data set to evaluate on while a model is trained.
+_EVALUATING = ("do_eval", "eval_on_start", "eval_strategy", "evaluation_strategy", "load_best_model_at_end")
+
 
 def _option(
     default: T,
@@ -275,7 +278,7 @@ class Recipe:
     """
 
     name: str = _option("run", "names the run and its student: letters, digits, dot, dash, underscore")
-    seed: int = _option(42, "decides everything that is drawn, but not the splits", least=0)
+    seed: int = _option(42, "decides everything that is drawn, but not the splits", least=0, most=2**32 - 1)
     output_dir: str = _option("", "folder of the run; empty means runs/NAME")
     report_to: list[str] = _option(
         ["none"], "trackers, as in Transformers: none, all, tensorboard, wandb ..."
@@ -299,7 +302,7 @@ class Recipe:
         if not self.output_dir:
             object.__setattr__(self, "output_dir", f"runs/{self.name}")
         check_section(self)
-        _check_text(self.data.text)
+        _check_columns(self.data)
         _check_objectives(self.distillation.objectives)
         _check_search(self.search)
         for key, section in (
@@ -325,10 +328,17 @@ def check_section(section: Any, prefix: str = "") -> None:
         option.check()
 
 
-def _check_text(columns: list[str]) -> None:
-    if len(columns) not in (1, 2):
+def _check_columns(data: DataSection) -> None:
+    if len(data.text) not in (1, 2) or len(set(data.text)) < len(data.text):
         raise InvalidInput(
-            "data.text", columns, "must name one or two columns", "Two columns are read as a pair of texts."
+            "data.text",
+            data.text,
+            "must name one column, or two different ones",
+            "Two columns are read as a pair of texts.",
+        )
+    if data.label in data.text:
+        raise InvalidInput(
+            "data.text", data.text, f"{data.label} is the column of the labels", "Choose another column."
         )
 
 
@@ -396,6 +406,13 @@ def _check_training_arguments(section: str, arguments: Mapping[str, Any]) -> Non
                 name,
                 "the recipe has a key of its own for it",
                 f"Set {_OWN_FIELDS[name]} in place of it.",
+            )
+        if name in _EVALUATING and arguments[name] not in ("no", False):
+            raise InvalidInput(
+                f"{section}.training_arguments.{name}",
+                arguments[name],
+                "a run scores its models by itself, after the training",
+                "Leave it out.",
             )
 
 

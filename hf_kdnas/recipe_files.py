@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import re
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,6 +25,20 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 with 1.2's floats: `5e-5` is a number, not a text."""
 
 
+def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """A mapping; of a key that stands twice, YAML would silently take the last."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key.value} stands there twice", key.start_mark
+            )
+        seen.add(str(key.value))
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(?:\d[\d_]*\.[\d_]*|\.\d+|\d[\d_]*(?=[eE]))(?:[eE][-+]?\d+)?|[-+]?\.inf|\.nan"),
@@ -73,6 +88,8 @@ class Option:
         for value in self.value if isinstance(self.value, list) else [self.value]:
             if get_origin(self.hint) is Literal and value not in get_args(self.hint):
                 raise InvalidInput(self.key, value, *_choices(self.hint, value))
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InvalidInput(self.key, value, "must be a finite number", "Change the value.")
             if isinstance(value, int | float) and not self._within(value):
                 raise InvalidInput(self.key, value, f"must be {self.limits_text}", "Change the value.")
 
@@ -153,8 +170,12 @@ def read_recipe(cls: Any, path_or_name: str, overrides: Sequence[str]) -> Any:
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise InvalidInput(
+            "config", str(path), f"it can't be read: {error.strerror}", "Give a file that can."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
+        where = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         raise InvalidInput("config", str(path), f"must be YAML, but {where}", "Mend the file.") from None
     if not isinstance(content, Mapping):
         raise InvalidInput(
@@ -278,6 +299,13 @@ def _type_error(cls: Any, values: Any, message: str) -> InvalidInput:
         values = values.get(part) if isinstance(values, Mapping) else None
     if get_origin(expected) is Literal:
         return InvalidInput(key, values, *_choices(expected, values))
+    section = _section_of(expected) if match else None
+    if section is not None and isinstance(values, Mapping):
+        # Of a section that may be null, jsonargparse names the section alone: look inside.
+        try:
+            _parse(section, values)
+        except InvalidInput as inner:
+            return InvalidInput(f"{key}.{inner.field}", inner.given, inner.allowed, inner.remedy)
     allowed = f"its type is {_type_text(expected)}" if match else " ".join(message.split())
     return InvalidInput(key, values, allowed, "Change the value.")
 

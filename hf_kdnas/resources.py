@@ -46,6 +46,10 @@ def recipe_file(path_or_name: str) -> Path:
     path = Path(path_or_name).expanduser()
     if path.is_file():
         return path
+    if path.is_dir():
+        raise InvalidInput(
+            "config", path_or_name, "must be a file, and this is a folder", "Name the file in it."
+        )
     names = recipe_names()
     if path_or_name in names:
         return resource_dir("recipes") / f"{path_or_name}.yaml"

@@ -37,6 +37,22 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def require_writable(folder: Path, field: str, remedy: str) -> None:
+    """Make a folder, unless it is there, and see that files can be made in it.
+
+    Raises:
+        InvalidInput: If they can't.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidInput(
+            field, str(folder), f"must be a folder that can be written ({error.strerror})", remedy
+        ) from None
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends without an error."""
@@ -74,9 +90,11 @@ class RunFolder:
             overwrite: Delete what an earlier run left there.
 
         Raises:
-            InvalidInput: If the folder holds something else, and neither is asked for.
+            InvalidInput: If the folder holds something else, and neither is asked for; or it can't be
+                written.
         """
-        identity = read_json(self.path / "run.json")
+        require_writable(self.path, "output_dir", "Choose another folder.")
+        identity = self._identity()
         if identity is not None and overwrite:
             shutil.rmtree(self.path)
         elif identity is not None and identity["fingerprint"] != fingerprint and not resume:
@@ -95,6 +113,14 @@ class RunFolder:
             )
         write_json(self.path / "run.json", {"fingerprint": fingerprint})
         write_text(self.path / "recipe.yaml", recipe_yaml)
+
+    def _identity(self) -> dict[str, Any] | None:
+        """What `open` wrote; None where there is no such file, or another program's of that name."""
+        try:
+            found = read_json(self.path / "run.json")
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) and "fingerprint" in found else None
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

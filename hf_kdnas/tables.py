@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -96,17 +97,32 @@ def _read(data: DataSection) -> Any:
     if Path(path).is_file():
         path, files, options = _builder(data.path, Path(path))
     try:
-        return datasets.load_dataset(path, data.name or configuration, data_files=files, **options)
+        with _quiet():
+            return datasets.load_dataset(path, data.name or configuration, data_files=files, **options)
     # DatasetNotFoundError and EmptyDatasetError are FileNotFoundErrors, going offline a
     # ConnectionError, an unknown configuration or broken file a ValueError.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
+        # The cause is what says which line of a file is broken.
+        reason = " ".join(str(error.__cause__ or error).split())
         raise InvalidInput(
             "data.path",
             data.path if data.name is None else f"{data.path} ({data.name})",
             f"it can't be loaded: {reason}",
             "Give a Hub data set, or a folder or file that is there.",
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remarks of datasets on errors, which it raises as well."""
+    from datasets.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _builder(given: str, file: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
@@ -142,6 +158,7 @@ def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
         )
     table = _take(columns, kept)
     _refuse_gaps(table, [*data.text, data.label])
+    _require_texts(table, data.text)
     return table
 
 
@@ -160,6 +177,17 @@ def _refuse_gaps(table: Table, columns: Iterable[str]) -> None:
                 "every row needs its text and label",
                 "Remove these rows from the data, or keep others only with data.where.",
             )
+
+
+def _require_texts(table: Table, columns: Iterable[str]) -> None:
+    for column in columns:
+        kinds = sorted({type(value).__name__ for value in table[column]})
+        if kinds != ["str"]:
+            raise InvalidInput(
+                "data.text", f"{column} with {', '.join(kinds)}", "texts are needed", "Choose another column."
+            )
+        if not any(value.strip() for value in table[column]):
+            raise InvalidInput("data.text", column, "all its texts are empty", "Choose another column.")
 
 
 def _is_missing(value: Any) -> bool:
@@ -237,17 +265,34 @@ def read_labels(data: DataSection, splits: Splits) -> Labels:
                 f"{data.label} holds scores, not classes",
                 "Choose pearson or spearman.",
             )
+        _require_scores(data.label, splits.train[data.label], found)
         return Labels(None, {})
     values = set(found)
     labels = _text_labels(data, values) if str in kinds else _number_labels(data, values, splits.class_names)
-    if labels.names is None or len(labels.names) < 2:
+    _require_several(data.label, splits.train[data.label])
+    return labels
+
+
+def _require_several(column: str, training: Sequence[Any]) -> None:
+    if len(set(training)) < 2:
         raise InvalidInput(
             "data.label",
-            data.label,
-            f"all rows have the label {next(iter(values))!r}",
-            "Choose another column.",
+            column,
+            f"all rows to train on have the label {training[0]!r}",
+            "Choose another column, or other rows with data.where.",
         )
-    return labels
+
+
+def _require_scores(column: str, training: Sequence[float], found: Sequence[float]) -> None:
+    infinite = sum(not math.isfinite(value) for value in found)
+    if infinite:
+        raise InvalidInput(
+            "data.label",
+            f"{column} with {infinite} infinite values",
+            "scores are finite numbers",
+            "Remove these rows from the data.",
+        )
+    _require_several(column, training)
 
 
 def _text_labels(data: DataSection, values: set[str]) -> Labels:

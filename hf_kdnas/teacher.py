@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 TASK_HEAD = "ForSequenceClassification"
 
+# Files of a teacher's folder, of each kind at least one.
+_CONFIGS = ("config.json",)
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "tokenizer.model")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED = {"pytorch_model.bin", "pytorch_model.bin.index.json"}
+
 
 def load_config(section: TeacherSection) -> PretrainedConfig:
     """The teacher's config.
@@ -33,6 +39,7 @@ def load_config(section: TeacherSection) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
+    _check_folder(section.model)
     config: PretrainedConfig = _from_pretrained(AutoConfig, section)
     get_family(config)
     architectures = config.architectures or []
@@ -73,12 +80,47 @@ def _from_pretrained(auto_class: Any, section: TeacherSection, **options: Any) -
             trust_remote_code=section.trust_remote_code,
             **options,
         )
-    except OSError as error:
+    except InvalidInput:
+        raise
+    # tokenizers raises Exception itself, safetensors and weights of other shapes errors of their own.
+    except Exception as error:
         raise InvalidInput(
             "teacher.model",
             section.model,
             "must be a Hub id, a folder with a model and its tokenizer, or package:NAME/FOLDER",
             f"{' '.join(str(error).split())}",
+        ) from error
+
+
+def _check_folder(model: str) -> None:
+    """See that a folder holds what the teacher is made of; Transformers guesses where a file is missing."""
+    folder = Path(resolve_path(model))
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir()}
+    for wanted, what in ((_CONFIGS, "config"), (_TOKENIZERS, "tokenizer"), (_WEIGHTS, "safetensors weights")):
+        if names.isdisjoint(wanted):
+            remedy = "Give a folder that save_pretrained wrote, of the model and of its tokenizer."
+            if what == "safetensors weights" and not names.isdisjoint(_PICKLED):
+                remedy = (
+                    f"It has {', '.join(names & _PICKLED)}, which loading may run code from: "
+                    "if you trust it, load it with from_pretrained and write it with save_pretrained."
+                )
+            missing = f"the folder has no {what} ({' or '.join(wanted)})"
+            raise InvalidInput("teacher.model", model, missing, remedy)
+    for path in folder.glob("*.safetensors"):
+        _check_weights(path)
+
+
+def _check_weights(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass  # it compares the header with the file's size
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(
+            "teacher.model", str(path), f"must be a whole safetensors file ({error})", "Download it again."
         ) from error
 
 

@@ -26,13 +26,13 @@ from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.report import render_report
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.results import Findings, collect_results
-from hf_kdnas.run import RunFolder, write_json
+from hf_kdnas.run import RunFolder, require_writable, write_json
 from hf_kdnas.search.driver import JOURNAL, SearchDriver
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.search.mini_kd import MiniKD, proxy_rows
 from hf_kdnas.search.reward import by_merit, choose_winner, reward
 from hf_kdnas.search.students import FullDistillation, Student
-from hf_kdnas.search.study import open_study, tell_baseline
+from hf_kdnas.search.study import check_storage, open_study, tell_baseline
 from hf_kdnas.search.trackers import Trackers
 from hf_kdnas.tasks import evaluate_model
 from hf_kdnas.winner import finish_winner
@@ -68,6 +68,8 @@ def search(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> 
     folder = RunFolder(Path(recipe.output_dir))
     if processes.is_main_process:
         folder.open(recipe_to_yaml(recipe), recipe_fingerprint(recipe), resume=resume, overwrite=overwrite)
+        require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
+        check_storage(recipe.search.storage)
         if "signals" not in folder.seconds():
             check_room_for_signals(plan)
     processes.wait_for_everyone()

@@ -52,6 +52,32 @@ def _refused(project: Path, capsys: pytest.CaptureFixture[str], *settings: str) 
             ("--distillation.training.training_arguments", "{savestrategy: no}"),
             ("savestrategy", "save_strategy"),
         ),
+        (
+            ("--distillation.training.training_arguments", "{adam_beta1: small}"),
+            ("distillation.training.training_arguments.adam_beta1", "must be a number"),
+        ),
+        (
+            ("--search.proxy.training_arguments", "{lr_scheduler_type: straight}"),
+            ("search.proxy.training_arguments", "straight"),
+        ),
+        (
+            ("--teacher.fine_tune.training_arguments", "{eval_strategy: epoch}"),
+            ("teacher.fine_tune.training_arguments.eval_strategy", "Leave it out"),
+        ),
+        (("--distillation.training.precision", "fp16"), ("distillation.training.precision", "bf16")),
+        (("--distillation.objectives.logits.temperature", "warm"), ("objectives.logits", "warm")),
+        (("--search.constraints.parameters", "10"), ("search.constraints.parameters", "the smallest")),
+        (("--search.sampler", "no_such_module:Sampler"), ("search.sampler", "no_such_module")),
+        (("--search.storage", "sqlite:////no/such/folder/study.db"), ("search.storage", "no/such/folder")),
+        (("--space.hidden_act", "[gellu]"), ("space.hidden_act", "Did you mean gelu?")),
+        (("--report_to", "[tensorbord]"), ("report_to", "Did you mean tensorboard?")),
+        (("--report_to", "[comet_ml]"), ("report_to", "pip install comet-ml")),
+        (("--output_dir", "/dev/null/run"), ("output_dir", "must be a folder that can be written")),
+        (("--data.label", "text"), ("data.text", "the column of the labels")),
+        (("--data.text", "[text, text]"), ("data.text", "two different ones")),
+        (("--data.where", "{label: fresh}"), ("data.label", "all rows to train on have the label")),
+        (("--search.alpha", ".nan"), ("search.alpha", "must be a finite number")),
+        (("--seed", "4294967296"), ("seed", "4294967295")),
     ],
     ids=lambda value: value[0].removeprefix("--") if value[0].startswith("--") else "",
 )
@@ -80,6 +106,54 @@ def test_a_tokenizer_of_another_vocabulary(tiny_project: Path, capsys: pytest.Ca
     message = _refused(tiny_project, capsys)
     assert "120 tokens" in message
     assert "50" in message
+
+
+@pytest.mark.parametrize(
+    ("removed", "named"),
+    [
+        ("config.json", "no config"),
+        ("tokenizer*", "no tokenizer"),
+        ("model.safetensors", "no safetensors weights"),
+    ],
+)
+def test_a_teacher_whose_folder_lacks_a_file(
+    tiny_project: Path, capsys: pytest.CaptureFixture[str], removed: str, named: str
+) -> None:
+    for path in [*(tiny_project / "base").glob(removed), tiny_project / "base" / "vocab.txt"]:
+        path.unlink(missing_ok=True)
+    assert named in _refused(tiny_project, capsys)
+
+
+def test_a_teacher_of_pickled_weights(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny_project / "base" / "model.safetensors").rename(tiny_project / "base" / "pytorch_model.bin")
+    message = _refused(tiny_project, capsys)
+    assert "pytorch_model.bin, which loading may run code from" in message
+    assert "save_pretrained" in message
+
+
+def test_a_teacher_cut_off_in_its_download(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tiny_project / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert "must be a whole safetensors file" in _refused(tiny_project, capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("name: tiny\nname: tinier\n", "the key name stands there twice"),
+        ("data: [", "must be YAML"),
+    ],
+)
+def test_a_recipe_file_that_cannot_be_read(
+    tiny_project: Path, capsys: pytest.CaptureFixture[str], content: str, named: str
+) -> None:
+    (tiny_project / "recipe.yaml").write_text(content, encoding="utf-8")
+    assert named in _refused(tiny_project, capsys)
+
+
+def test_texts_that_are_none(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny_project / "reviews.csv").write_text("text,label\n" + "1,rotten\n2,fresh\n" * 50, encoding="utf-8")
+    assert "texts are needed" in _refused(tiny_project, capsys)
 
 
 def test_the_folder_of_another_recipe(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> None:

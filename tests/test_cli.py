@@ -122,6 +122,7 @@ def test_settings_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
         (["search", "--config", "quikstart"], "Did you mean quickstart?"),
         (["recipes", "show", "quikstart"], "Did you mean quickstart?"),
         (["recipes", "copy", "quickstart", __file__], "it exists"),
+        (["recipes", "copy", "quickstart", "/dev/null/quickstart.yaml"], "it can't be written"),
         (["latency", "model", "--rounds", "1"], "at least 5"),
         (["report", "no/such/run"], "no results.json"),
     ],
@@ -222,9 +223,18 @@ def test_latency_has_the_recipes_defaults(workflows: types.SimpleNamespace) -> N
 def test_report_renders_a_finished_run(
     tmp_path: Path, workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "results.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "results.json").write_text('{"teacher": {}, "student": {}}', encoding="utf-8")
     assert cli.main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "{"])
+def test_report_refuses_results_of_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (tmp_path / "results.json").write_text(content, encoding="utf-8")
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "results.json of a finished run" in capsys.readouterr().err
 
 
 def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,7 @@ def test_an_override_of_one_objective_keeps_the_default_ones(tmp_path: Path) -> 
         ("search.baselines=[tinibert]", "search.baselines", ["Did you mean tinybert?"]),
         ("search.baselines=4L-30H-60F-4A-gelu", "search.baselines", ["divide hidden_size 30"]),
         ("search.finalists=301", "search.finalists", ["300 candidates"]),
-        ("data.text=[a, b, c]", "data.text", ["one or two columns"]),
+        ("data.text=[a, b, c]", "data.text", ["one column, or two"]),
         ("teacher.fine_tune=true", "teacher.fine_tune", ["mapping"]),
         ("teacher.model=null", "teacher.model", ["must set it"]),
         ("name=a/b", "name", ["'a/b'"]),

@@ -208,7 +208,7 @@ def test_scores() -> None:
     ("values", "options", "field", "part"),
     [
         ([-1, 0, 1], {}, "data.label", r"data\.where: \{label: \[0, 1\]\}"),
-        ([1, 1], {}, "data.label", "all rows have the label 1"),
+        ([1, 1], {}, "data.label", "all rows to train on have the label 1"),
         ([0, "a"], {}, "data.label", "int, str"),
         ([["a"], ["b"]], {}, "data.label", "list"),
         ([0.5, 1.5], {"metric": "accuracy"}, "data.metric", "scores, not classes"),

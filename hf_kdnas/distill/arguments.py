@@ -130,6 +130,10 @@ def training_arguments(section: Training, output_dir: Path, **extra: Any) -> Dis
     """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     precision = resolve_precision(device, section.precision)
+    if precision == "fp16" and device.type == "cpu":
+        raise InvalidInput(
+            "precision", precision, "processors compute in auto, fp32 or bf16", "Choose one of these."
+        )
     known = {argument.name for argument in fields(DistillationArguments) if argument.init}
     arguments: dict[str, Any] = {
         "output_dir": str(output_dir),
@@ -160,7 +164,29 @@ def training_arguments(section: Training, output_dir: Path, **extra: Any) -> Dis
                 "must be a field of transformers.TrainingArguments",
                 f"Did you mean {near[0]}?" if near else "Remove it.",
             )
-    return DistillationArguments(**arguments)
+    _check_types(section.training_arguments)
+    try:
+        return DistillationArguments(**arguments)
+    except InvalidInput:
+        raise
+    except (ImportError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            "training_arguments",
+            dict(section.training_arguments),
+            f"Transformers refuses it: {' '.join(str(error).split())}",
+            "Change the value.",
+        ) from error
+
+
+def _check_types(given: Mapping[str, Any]) -> None:
+    """Numbers where the default is one, likewise true or false: TrainingArguments takes anything."""
+    for argument in fields(DistillationArguments):
+        default, value = argument.default, given.get(argument.name)
+        kind, wanted = (bool, "true or false") if isinstance(default, bool) else (int | float, "a number")
+        if value is not None and isinstance(default, int | float) and not isinstance(value, kind):
+            raise InvalidInput(
+                f"training_arguments.{argument.name}", value, f"must be {wanted}", "Change the value."
+            )
 
 
 def _parsed(objectives: dict[str, Any] | str | None) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class DistillationCriterion(nn.Module):
                 options = {key: value for key, value in (objectives[name] or {}).items() if key != "weight"}
                 if "projection" in inspect.signature(kind).parameters:
                     options["projection"] = projection
-                modules[name] = kind(student, teacher, **options)
+                modules[name] = _made(kind, name, student, teacher, options)
         self._objectives = modules
         # A module's name may not hold the dots of an import path.
         self.objectives = nn.ModuleDict({_module_name(name): module for name, module in modules.items()})
@@ -140,6 +140,22 @@ def _check_options(name: str, kind: type[Objective], options: Mapping[str, Any])
             raise InvalidInput(
                 f"objectives.{name}", option, f"its options are {', '.join(allowed)}", "Remove or rename it."
             )
+
+
+def _made(
+    kind: type[Objective],
+    name: str,
+    student: Architecture,
+    teacher: Architecture,
+    options: Mapping[str, Any],
+) -> Objective:
+    try:
+        return kind(student, teacher, **options)
+    except (AttributeError, TypeError) as error:  # a text in the place of a number, and the like
+        given = {key: value for key, value in options.items() if key != "projection"}
+        raise InvalidInput(
+            f"objectives.{name}", given, f"an option is of the wrong type ({error})", "Change its value."
+        ) from error
 
 
 def _union(names: Iterable[frozenset[str]]) -> frozenset[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.latency.export import export_model, get_exporter
 from hf_kdnas.latency.quantise import quantise
+from hf_kdnas.latency.target import LatencyTarget
 from hf_kdnas.resources import resolve_path
 
 NAMES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
@@ -26,16 +27,31 @@ def onnx_file(model: str, scratch: Path, *, precision: str) -> Path:
     """
     path = Path(resolve_path(model))
     if path.suffix == ".onnx" and path.is_file():
-        return path
+        return _loadable(path)
     found = _find(path, NAMES[precision])
     if found is not None:
-        return found
-    fp32 = _find(path, NAMES["fp32"]) or _export(model, scratch)
+        return _loadable(found)
+    found = _find(path, NAMES["fp32"])
+    fp32 = _export(model, scratch) if found is None else _loadable(found)
     return fp32 if precision == "fp32" else quantise(fp32, scratch / NAMES["int8"])
 
 
 def _find(path: Path, name: str) -> Path | None:
     return next((folder / name for folder in (path / "onnx", path) if (folder / name).is_file()), None)
+
+
+def _loadable(path: Path) -> Path:
+    """A file of the user's, once ONNX Runtime has loaded it."""
+    try:
+        LatencyTarget().session(path)
+    except Exception as error:  # ONNX Runtime's errors have no class in common
+        raise InvalidInput(
+            "MODEL_DIR",
+            str(path),
+            "must be a whole ONNX model",
+            f"Export it again: {' '.join(str(error).split())}",
+        ) from error
+    return path
 
 
 def _export(model: str, scratch: Path) -> Path:

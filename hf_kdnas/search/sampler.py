@@ -94,7 +94,23 @@ class _NSGAII(NSGAIISampler):
         return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
 
 
+def check_sampler(name: str) -> None:
+    """See that a sampler of the user's own can be imported.
+
+    Raises:
+        InvalidInput: If it can't, or is no sampler.
+    """
+    if ":" in name:
+        _sampler_class(name)
+
+
 def _imported(path: str, seed: int) -> BaseSampler:
+    found = _sampler_class(path)
+    options = {"seed": seed} if "seed" in inspect.signature(found).parameters else {}
+    return found(**options)
+
+
+def _sampler_class(path: str) -> type[BaseSampler]:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -102,8 +118,7 @@ def _imported(path: str, seed: int) -> BaseSampler:
         raise _unknown(path, str(error)) from error
     if not (inspect.isclass(found) and issubclass(found, BaseSampler)):
         raise _unknown(path, "it is not a class derived from optuna.samplers.BaseSampler")
-    options = {"seed": seed} if "seed" in inspect.signature(found).parameters else {}
-    return found(**options)
+    return found
 
 
 def _unknown(path: str, why: str) -> InvalidInput:

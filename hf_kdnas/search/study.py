@@ -104,6 +104,17 @@ def open_study(storage: str | Path, name: str) -> optuna.Study:
     return study
 
 
+def check_storage(url: str | None) -> None:
+    """See that a database can be opened.
+
+    Raises:
+        InvalidInput: If the URL leads to none.
+        MissingPackage: If its driver is not installed.
+    """
+    if url is not None and "://" in url:
+        _database(url)
+
+
 def _create(storage: BaseStorage, name: str) -> optuna.Study:
     with _quiet():
         return optuna.create_study(

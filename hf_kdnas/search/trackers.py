@@ -7,10 +7,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from hf_kdnas.errors import InvalidInput, MissingPackage
+from hf_kdnas.recipe_files import nearest
 
 if TYPE_CHECKING:
     from hf_kdnas.search.study import Candidate
+
+# What `pip install` calls trackers whose package has another name.
+_INSTALL = {"comet_ml": "comet-ml"}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """See that trackers are known to Accelerate and Trainer, and installed: Accelerate leaves out what isn't.
+
+    Raises:
+        InvalidInput: If one is unknown.
+        MissingPackage: If one is not installed.
+    """
+    known = sorted(INTEGRATION_TO_CALLBACK.keys() & {str(name) for name in LOGGER_TYPE_TO_CLASS})
+    installed = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in ("none", "all", *known):
+            raise InvalidInput(
+                "report_to", name, f"trackers are none, all, {', '.join(known)}", nearest(name, known)
+            )
+        if name in known and name not in installed:
+            raise MissingPackage(name, "for report_to", _INSTALL.get(name, name))
 
 
 class Trackers:

@@ -49,3 +49,9 @@ def test_what_is_no_model_is_refused_in_one_message(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInput, match="must be an ONNX file, a model's folder or a Hub id"):
         onnx_file(str(tmp_path / "empty"), tmp_path, precision="fp32")
+
+
+def test_a_broken_onnx_file_is_refused_in_one_message(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"half a file")
+    with pytest.raises(InvalidInput, match="must be a whole ONNX model"):
+        onnx_file(str(tmp_path), tmp_path, precision="fp32")

@@ -36,7 +36,7 @@ test: setup ## Run the tests, but for slow ones
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: setup ## Run the slow tests
-	$(BIN)/python -m pytest -m "slow and not gpu and not postgres" $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
 
 check: setup ## Lint, formatting, types
 	$(BIN)/ruff check .

@@ -31,8 +31,9 @@ from hf_kdnas.search.driver import JOURNAL, SearchDriver
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.search.mini_kd import MiniKD, proxy_rows
 from hf_kdnas.search.reward import by_merit, choose_winner, reward
+from hf_kdnas.search.storage import database, is_database
 from hf_kdnas.search.students import FullDistillation, Student
-from hf_kdnas.search.study import check_storage, open_study, tell_baseline
+from hf_kdnas.search.study import open_study, tell_baseline
 from hf_kdnas.search.trackers import Trackers
 from hf_kdnas.tasks import evaluate_model
 from hf_kdnas.winner import finish_winner
@@ -69,7 +70,8 @@ def search(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> 
     if processes.is_main_process:
         folder.open(recipe_to_yaml(recipe), recipe_fingerprint(recipe), resume=resume, overwrite=overwrite)
         require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
-        check_storage(recipe.search.storage)
+        if recipe.search.storage and is_database(recipe.search.storage):
+            database(recipe.search.storage)  # refuses now what it can't open
         if "signals" not in folder.seconds():
             check_room_for_signals(plan)
     processes.wait_for_everyone()

@@ -8,7 +8,6 @@ shapes, which the space may not hold, are finished trials without parameters.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterator
@@ -20,13 +19,13 @@ from typing import Any, Literal, Protocol
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.errors import InvalidInput, MissingPackage
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.search.storage import database, is_database, journal
 from hf_kdnas.space import SearchSpace
 
 QUALITY, LATENCY = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
@@ -96,23 +95,12 @@ def open_study(storage: str | Path, name: str) -> optuna.Study:
         InvalidInput: If the URL leads to no storage.
         MissingPackage: If the database's driver is not installed.
     """
-    if isinstance(storage, str) and "://" in storage:
-        return _create(_database(storage), name)
-    study = _create(_journal(Path(storage)), name)
+    if is_database(storage):
+        return _create(database(str(storage)), name)
+    study = _create(journal(Path(storage)), name)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     return study
-
-
-def check_storage(url: str | None) -> None:
-    """See that a database can be opened.
-
-    Raises:
-        InvalidInput: If the URL leads to none.
-        MissingPackage: If its driver is not installed.
-    """
-    if url is not None and "://" in url:
-        _database(url)
 
 
 def _create(storage: BaseStorage, name: str) -> optuna.Study:
@@ -120,54 +108,6 @@ def _create(storage: BaseStorage, name: str) -> optuna.Study:
         return optuna.create_study(
             storage=storage, study_name=name, directions=(QUALITY, LATENCY), load_if_exists=True
         )
-
-
-def _journal(path: Path) -> JournalStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{path}.lock").unlink(missing_ok=True)
-    _cut_torn_line(path)
-    return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cut back a last line that was not written to its end: the next write would append to it."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
-    if last and not _is_json(last):
-        whole = whole[: -len(last)]
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _database(url: str) -> BaseStorage:
-    shown = _without_password(url)
-    try:
-        return optuna.storages.get_storage(url)
-    except Exception as error:  # each database driver has errors of its own
-        if isinstance(error, ImportError) and url.startswith("postgresql"):
-            raise MissingPackage("psycopg", f"to reach {shown}", '"hf-kdnas[postgres]"') from error
-        raise InvalidInput(
-            "search.storage",
-            shown,
-            f"Optuna can't open it ({type(error).__name__})",
-            "Give a URL such as postgresql://USER:PASSWORD@HOST/DATABASE, or null for a journal file.",
-        ) from error
-
-
-def _without_password(url: str) -> str:
-    """The URL without what stands before the host, which errors must not show."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 @contextmanager

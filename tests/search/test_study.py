@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.errors import InvalidInput, MissingPackage
+from hf_kdnas.errors import InvalidInput
 from hf_kdnas.search.study import (
     ask_episode,
     ask_member,
@@ -205,21 +205,6 @@ def test_a_study_over_other_dimensions_is_refused(journal, begin):
     wider = SearchSpace({**SPACE.dimensions, "hidden_size": (24, 32, 48, 64)})
     with pytest.raises(InvalidInput, match=r"space\.hidden_size.*begun over"):
         ask(open_study(journal, "search"), "random", space=wider)
-
-
-def test_a_url_that_leads_nowhere_is_shown_without_its_password():
-    with pytest.raises(InvalidInput, match=r"search\.storage.*nonsense://host/runs") as caught:
-        open_study("nonsense://user:secret@host/runs", "search")
-    assert "secret" not in str(caught.value)
-
-
-def test_a_missing_database_driver_is_named(monkeypatch):
-    def missing(url):
-        raise ImportError("no driver")
-
-    monkeypatch.setattr(optuna.storages, "get_storage", missing)
-    with pytest.raises(MissingPackage, match=r"hf-kdnas\[postgres\]"):
-        open_study("postgresql://user:secret@host/runs", "search")
 
 
 def test_opening_says_nothing(journal):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hf_kdnas.content import rows_hash, settings_hash
 from hf_kdnas.distill.data import DistillationCollator
 from hf_kdnas.distill.signals import teacher_hash
+from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.card import render_card
 from hf_kdnas.latency.shape import export_shape
 from hf_kdnas.latency.store import LatencyStore
@@ -136,6 +137,13 @@ class _Search:
             self.initialiser = prepare_initialiser(self.plan, self.processes, self.narrator)
             self.teacher_quality = self._score(self.initialiser.teacher)
             self.narrator.say(f"  {self.plan.task.metric} {self.teacher_quality:.4f} on the selection split")
+            if not self.teacher_quality > 0:
+                raise InvalidInput(
+                    "teacher",
+                    f"{self.plan.task.metric} {self.teacher_quality}",
+                    "must be above 0 on the selection split for a student to keep a part of it",
+                    "Fine-tune it for longer (teacher.fine_tune), or look at its data.",
+                )
         with self._stage("signals", "the teacher's signals"):
             signals = prepare_signals(self.plan, self.initialiser, self.processes, self.narrator)
             self.materials = Materials(
@@ -272,11 +280,21 @@ class _Search:
 
         A short distillation understates quality: candidates that keep enough of it already come
         first, then those that come nearest.
+
+        Raises:
+            InvalidInput: If there is none.
         """
         ranked = by_merit(
             (self._candidate(each) for each in candidates if each.state == "complete"),
             self.recipe.search.constraints,
         )
+        if not ranked:
+            raise InvalidInput(
+                "search",
+                f"{len(candidates)} candidates",
+                f"none has a finite {self.plan.task.metric} after its short distillation",
+                "Distil them for longer (search.proxy), or ask for more episodes, and go on with --resume.",
+            )
         return {each.name: each.architecture for each in ranked[: self.recipe.search.finalists]}
 
     def _candidate(self, candidate: Candidate) -> Student:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from hf_kdnas import cli
+from hf_kdnas import cli, workflows
 from hf_kdnas.run import read_json
 
 
@@ -73,3 +74,21 @@ def test_a_changed_recipe_goes_on_with_what_is_still_true(finished: Path, tiny_p
     assert again["candidates"] == after["candidates"]
     made = set((finished / "students").iterdir()) - students
     assert len(made) == len(again["finalists"]) + len(again["baselines"])
+
+
+@pytest.mark.parametrize(
+    ("qualities", "message"),
+    [([0.0], "a student to keep a part of it"), ([0.8] + [math.nan] * 6, "none has a finite accuracy")],
+    ids=["of the teacher", "of all candidates"],
+)
+def test_no_quality_to_go_on_with(
+    tiny_project: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    qualities: list[float],
+    message: str,
+) -> None:
+    scores = iter(qualities)
+    monkeypatch.setattr(workflows._Search, "_score", lambda self, model: next(scores))
+    assert _search(tiny_project) == 2
+    assert message in capsys.readouterr().err

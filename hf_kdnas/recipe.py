@@ -114,6 +114,11 @@ class TeacherSection:
         None, "the teacher's Hub id, for the model card, where it is loaded from a folder"
     )
     trust_remote_code: bool = _option(False, "run code from the teacher's repository")
+    attn_implementation: str = _option(
+        "auto",
+        "attention of teacher and students while they are trained, as in `from_pretrained`: eager, sdpa ...; "
+        "auto: the fastest on CPUs, else Transformers' choice",
+    )
     fine_tune: TrainingSection | None = _option(
         None, "train the teacher on the task first; null takes its task head as it is"
     )

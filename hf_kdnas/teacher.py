@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_kdnas.content import rows_hash, settings_hash, weights_hash
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
+from hf_kdnas.precision import resolve_attention
 from hf_kdnas.resources import cache_dir, resolve_path
 from hf_kdnas.run import atomic_folder
 
@@ -145,13 +146,20 @@ def prepare_teacher(
         narrator: Tells how it goes on.
     """
     import torch
+    from accelerate import PartialState
     from transformers import AutoModelForSequenceClassification
 
     fields = {} if section.fine_tune is None else task.config_fields()
+    attention = resolve_attention(PartialState().device, section.attn_implementation)
     torch.manual_seed(seed)
     with _quiet():
         teacher: PreTrainedModel = _from_pretrained(
-            AutoModelForSequenceClassification, section, use_safetensors=True, dtype=torch.float32, **fields
+            AutoModelForSequenceClassification,
+            section,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            **fields,
         )
     if section.fine_tune is not None:
         key = settings_hash(
@@ -194,7 +202,9 @@ def _fine_tuned(
             with atomic_folder(folder) as unfinished:
                 teacher.save_pretrained(unfinished)
     state.wait_for_everyone()
-    loaded: PreTrainedModel = type(teacher).from_pretrained(folder, use_safetensors=True)
+    loaded: PreTrainedModel = type(teacher).from_pretrained(
+        folder, use_safetensors=True, attn_implementation=teacher.config._attn_implementation
+    )
     return loaded
 
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -42,6 +43,17 @@ def test_the_onnx_model_gives_pytorchs_logits_at_any_batch_and_length(
             wanted = model(**inputs).logits.numpy()
         found = session.run(["logits"], {each: value.numpy() for each, value in inputs.items()})[0]
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_attention_of_the_training_does_not_matter(tiny_bert_config, make_model, tmp_path: Path) -> None:
+    files = []
+    for attention in ("sdpa", "eager"):
+        tiny_bert_config._attn_implementation = attention
+        model = make_model(tiny_bert_config)
+        assert model.config._attn_implementation == attention
+        files.append(export_model(model, tmp_path / attention, exporter=get_exporter()).path)
+    operators = [[node.op_type for node in onnx.load(file).graph.node] for file in files]
+    assert operators[0] == operators[1]
 
 
 class WrongExporter:

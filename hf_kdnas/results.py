@@ -12,11 +12,13 @@ from accelerate import PartialState
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.environment import environment
+from hf_kdnas.search.reward import choose_winner
 from hf_kdnas.tasks import evaluate_model
 
 if TYPE_CHECKING:
     from hf_kdnas.latency.measure import LatencyReport
     from hf_kdnas.plan import Plan
+    from hf_kdnas.recipe import ConstraintsSection
     from hf_kdnas.run import RunFolder
     from hf_kdnas.search.students import FullDistillation, Student
     from hf_kdnas.search.study import Candidate
@@ -121,7 +123,7 @@ def collect_results(
             }
             for each in findings.finalists
         ],
-        "random_baseline": _best_rival(findings.rivals, scores),
+        "random_baseline": _best_rival(findings.rivals, recipe.search.constraints, scores),
         "candidates": [_candidate(each) for each in findings.candidates],
         "proxy_rank_correlation": _rank_correlation(findings),
         "space": {
@@ -198,9 +200,11 @@ def _proxy(architecture: Architecture, candidates: Sequence[Candidate]) -> dict[
     return {"proxy_quality": found.quality, "proxy_reward": found.reward}
 
 
-def _best_rival(rivals: Sequence[Student], scores: _Scores) -> dict[str, Any] | None:
-    """The random search's own winner."""
-    return _student(max(rivals, key=lambda each: each.reward), scores) if rivals else None
+def _best_rival(
+    rivals: Sequence[Student], constraints: ConstraintsSection, scores: _Scores
+) -> dict[str, Any] | None:
+    """The random search's own winner, by the same rule."""
+    return _student(choose_winner(rivals, constraints)[0], scores) if rivals else None
 
 
 def _rank_correlation(findings: Findings) -> float | None:

@@ -76,6 +76,14 @@ def test_a_changed_recipe_goes_on_with_what_is_still_true(finished: Path, tiny_p
     assert len(made) == len(again["finalists"]) + len(again["baselines"])
 
 
+def test_a_random_search_of_the_same_budget_stands_beside_the_winner(tiny_project: Path) -> None:
+    assert _search(tiny_project, "--search.random_baseline", "true") == 0
+    results = read_json(tiny_project / "run" / "results.json")
+    assert results["random_baseline"]["architecture"] in (tiny_project / "run" / "report.html").read_text()
+    trials = list((tiny_project / "run" / "search").glob("random-*/candidates/*.json"))
+    assert len(trials) == len(results["candidates"]) == 6
+
+
 @pytest.mark.parametrize(
     ("qualities", "message"),
     [([0.0], "a student to keep a part of it"), ([0.8] + [math.nan] * 6, "none has a finite accuracy")],

@@ -20,7 +20,7 @@ from hf_kdnas.distill.data import DistillationCollator
 from hf_kdnas.distill.training import train
 from hf_kdnas.initialisation import METHODS, Initialiser
 from hf_kdnas.materials import prepare_initialiser, prepare_signals
-from hf_kdnas.plan import make_plan
+from hf_kdnas.plan import plan_search
 from hf_kdnas.processes import join_processes
 from hf_kdnas.progress import Narrator
 from hf_kdnas.tasks import evaluate_model
@@ -36,7 +36,7 @@ class Bench:
     """The quickstart's teacher, its signals and its rows."""
 
     def __init__(self, overrides: list[str]) -> None:
-        self.plan = make_plan(load_recipe("quickstart", overrides))
+        self.plan = plan_search(load_recipe("quickstart", overrides))
         self.narrator = Narrator()
         processes = join_processes()
         self.initialiser = prepare_initialiser(self.plan, processes, self.narrator)

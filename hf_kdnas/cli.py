@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.run is not _search:
+    if rest and options.run not in (_search, _distill):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
     try:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kdnas: error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print("kdnas: interrupted; a search goes on with the same command", file=sys.stderr)
+        print("kdnas: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    _add_search(add("search", _search, "Search a student for a teacher and a task, distil and export it"))
+    _add_recipe(add("search", _search, "Search a student for a teacher and a task, distil and export it"))
+    _add_recipe(add("distill", _distill, "Distil a given student from a teacher, and export it"))
     _add_recipes(add("recipes", _list_recipes, "List, show or copy the recipes that come with the package"))
     _add_latency(add("latency", _latency, "Measure the latency of any model folder on ONNX Runtime"))
     report = add("report", _report, "Render the report and model card of a run again, from what is on disk")
@@ -75,12 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_search(search: _Parser) -> None:
-    search.more_help = _recipe_help
-    search.usage = "kdnas search --config RECIPE [--resume | --overwrite] [--print_config] [--KEY VALUE ...]"
-    search.add_argument("--config", required=True, metavar="RECIPE", help="a recipe's path or name")
-    search.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")
-    folder = search.add_mutually_exclusive_group()
+def _add_recipe(command: _Parser) -> None:
+    command.more_help = _recipe_help
+    command.usage = "%(prog)s --config RECIPE [--resume | --overwrite] [--print_config] [--KEY VALUE ...]"
+    command.add_argument("--config", required=True, metavar="RECIPE", help="a recipe's path or name")
+    command.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")
+    folder = command.add_mutually_exclusive_group()
     folder.add_argument(
         "--resume", action="store_true", help="go on in the output folder although the recipe has changed"
     )
@@ -142,7 +143,7 @@ def _overrides(tokens: Sequence[str]) -> list[str]:
             else:
                 waiting = token[2:]
         elif waiting is None:
-            raise InvalidInput("search", token, "settings look like --KEY VALUE", "Put its key before it.")
+            raise InvalidInput("setting", token, "settings look like --KEY VALUE", "Put its key before it.")
         else:
             break
     if waiting is not None:
@@ -151,6 +152,14 @@ def _overrides(tokens: Sequence[str]) -> list[str]:
 
 
 def _search(options: argparse.Namespace) -> None:
+    _run_recipe("search", options)
+
+
+def _distill(options: argparse.Namespace) -> None:
+    _run_recipe("distill", options)
+
+
+def _run_recipe(workflow: str, options: argparse.Namespace) -> None:
     from hf_kdnas.recipe import load_recipe, recipe_to_yaml
 
     recipe = load_recipe(options.config, _overrides(options.overrides))
@@ -159,7 +168,8 @@ def _search(options: argparse.Namespace) -> None:
         return
     from hf_kdnas import workflows
 
-    results = workflows.search(recipe, resume=options.resume, overwrite=options.overwrite)
+    run = getattr(workflows, workflow)
+    results = run(recipe, resume=options.resume, overwrite=options.overwrite)
     if results:  # ranks other than the first have none
         print(_summary(results, Path(recipe.output_dir)))
 
@@ -230,7 +240,8 @@ def _copy_recipe(options: argparse.Namespace) -> None:
 
 
 def _latency(options: argparse.Namespace) -> None:
-    from hf_kdnas.recipe import LatencySection, check_section
+    from hf_kdnas.recipe import LatencySection
+    from hf_kdnas.recipe_checks import check_section
 
     names = ("provider", "precision", "threads", "batch_size", "sequence_length", "warmup", "rounds")
     section = LatencySection(**{name: getattr(options, name) for name in names})

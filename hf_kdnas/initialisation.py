@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -31,11 +32,13 @@ class Initialiser:
             of the residual stream, fitted by least squares).
         teacher: The teacher; for `slice` and `project` in the order of importance (`prepare`).
         stream: The teacher's residual stream, for `project`.
+        given: The only student that there is, for `given`: a model with weights of its own.
     """
 
     method: str
     teacher: PreTrainedModel
     stream: ResidualStream | None = None
+    given: PreTrainedModel | None = None
 
     @classmethod
     def prepare(
@@ -84,6 +87,8 @@ class Initialiser:
         Raises:
             InvalidInput: If a sliced or projected student does not fit into the teacher.
         """
+        if self.given is not None:
+            return copy.deepcopy(self.given)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.method == "random":
@@ -98,7 +103,7 @@ class Initialiser:
         Raises:
             InvalidInput: If a sliced or projected student does not fit into the teacher.
         """
-        if self.method != "random":
+        if self.method in ("slice", "project"):
             require_fit(self.teacher, architecture)
 
     def projection(self, architecture: Architecture) -> Tensor | None:
@@ -106,7 +111,7 @@ class Initialiser:
 
         A projected student lives on the principal directions, a sliced one on the first units.
         """
-        if self.method == "random":
+        if self.method not in ("slice", "project"):
             return None
         if self.stream is not None:
             return self.stream.projection(architecture.hidden_size)

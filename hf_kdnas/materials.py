@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
 from hf_kdnas.distill.signals import TeacherSignals, check_room, signals_key, teacher_hash
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.given_student import load_student
 from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.precision import resolve_precision
 from hf_kdnas.processes import from_first
@@ -54,6 +56,8 @@ def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator)
     """Load or fine-tune the teacher, and look at it as the initialisation needs it."""
     recipe = plan.recipe
     teacher = prepare_teacher(recipe.teacher, plan.task, recipe.seed, narrator).to(processes.device)
+    if plan.student is not None:
+        return Initialiser("given", teacher, given=load_student(plan.student, teacher).train())
     collator = DistillationCollator(plan.task.pad_token_id)
     rng = random.Random(recipe.data.split_seed)
     rows = plan.task.train
@@ -155,9 +159,8 @@ def _needed_signals(plan: Plan) -> list[str]:
     """What the objectives ask of the teacher, over all depths of the space and the baselines."""
     shapes = {member.num_hidden_layers: member for member in [*plan.space, *plan.baselines.values()]}
     names: set[str] = set()
-    for shape in shapes.values():
-        criterion = DistillationCriterion(plan.recipe.distillation.objectives, shape, plan.teacher)
-        names |= criterion.teacher_signals
+    for shape, objectives in product(shapes.values(), plan.objectives):
+        names |= DistillationCriterion(objectives, shape, plan.teacher).teacher_signals
     return sorted(names)
 
 

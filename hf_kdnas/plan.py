@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.baselines import baseline_architecture
@@ -14,6 +14,7 @@ from hf_kdnas.distill.arguments import training_arguments
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
+from hf_kdnas.given_student import is_model, student_architecture
 from hf_kdnas.latency.export import get_exporter
 from hf_kdnas.latency.target import LatencyTarget
 from hf_kdnas.recipe_files import nearest
@@ -38,6 +39,7 @@ class Plan:
     """A recipe, resolved.
 
     Attributes:
+        workflow: `search` or `distill`.
         recipe: The recipe.
         config: The teacher's config with the task's head.
         model_class: Class of the teacher and its students.
@@ -47,8 +49,12 @@ class Plan:
         baselines: Hand-crafted shapes by name.
         exporter: Makes ONNX files.
         target: Where latency is measured.
+        student: A model that brings its own weights, as the only student; None where students are made
+            of the teacher.
+        objectives: All sets of objectives that students are distilled with.
     """
 
+    workflow: Literal["search", "distill"]
     recipe: Recipe
     config: PretrainedConfig
     model_class: type[Any]
@@ -58,6 +64,8 @@ class Plan:
     baselines: dict[str, Architecture]
     exporter: Exporter
     target: LatencyTarget
+    student: str | None
+    objectives: tuple[dict[str, dict[str, Any]], ...]
 
     @property
     def teacher(self) -> Architecture:
@@ -70,34 +78,104 @@ class Plan:
         return parameter_counter(self.model_class, self.config)
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Load what is cheap, and check that everything in the recipe fits together.
+@dataclass(frozen=True)
+class _Basis:
+    """A teacher's config and its task, before anything is known of students.
+
+    Attributes:
+        config: The teacher's config with the task's head.
+        model_class: Class of the teacher and its students.
+        tokenizer: The teacher's.
+        task: The task, with its rows.
+        exporter: Makes ONNX files.
+        target: Where latency is measured.
+    """
+
+    config: PretrainedConfig
+    model_class: type[Any]
+    tokenizer: PreTrainedTokenizerBase
+    task: TaskData
+    exporter: Exporter
+    target: LatencyTarget
+
+
+def plan_search(recipe: Recipe) -> Plan:
+    """Load what is cheap, and check that everything in the recipe fits together for a search.
 
     Raises:
         InvalidInput: Naming the first thing that doesn't.
         MissingPackage: If a package is missing, with the line that installs it.
     """
     check_sampler(recipe.search.sampler)
+    known = _load(recipe)
+    teacher = Architecture.from_config(known.config)
+    initialisation = recipe.distillation.initialisation
+    baselines = {name: baseline_architecture(name, teacher) for name in recipe.search.baselines}
+    _check_fits("search.baselines", baselines, teacher, initialisation)
+    parameters = parameter_counter(known.model_class, known.config)
+    space = make_space(recipe.space, teacher, initialisation, parameters)
+    _check_parameters(recipe.search.constraints.parameters, space, parameters)
+    return _checked(
+        Plan(
+            "search",
+            recipe,
+            **vars(known),
+            space=space,
+            baselines=baselines,
+            student=None,
+            objectives=(recipe.distillation.objectives,),
+        )
+    )
+
+
+def plan_distillation(recipe: Recipe) -> Plan:
+    """The same for a distillation of the recipe's `student`, the only member of the plan's space.
+
+    Raises:
+        InvalidInput: Naming the first thing that doesn't fit.
+        MissingPackage: If a package is missing, with the line that installs it.
+    """
+    known = _load(recipe)
+    student = student_architecture(recipe.student, known.config)
+    given = recipe.student if is_model(recipe.student) else None
+    if given is None:
+        teacher = Architecture.from_config(known.config)
+        _check_fits("student", {recipe.student: student}, teacher, recipe.distillation.initialisation)
+    compared = recipe.compare.objectives.values() if recipe.compare else ()
+    space = SearchSpace({name: (getattr(student, name),) for name in DIMENSIONS})
+    return _checked(
+        Plan(
+            "distill",
+            recipe,
+            **vars(known),
+            space=space,
+            baselines={},
+            student=given,
+            objectives=(recipe.distillation.objectives, *compared),
+        )
+    )
+
+
+def _load(recipe: Recipe) -> _Basis:
     check_trackers(recipe.report_to)
     target = LatencyTarget(**vars(recipe.latency))
     exporter = get_exporter(recipe.export.backend)
     config = load_config(recipe.teacher)
-    shape = Architecture.from_config(config)
-    baselines = {name: baseline_architecture(name, shape) for name in recipe.search.baselines}
-    _check_baselines(baselines, shape, recipe.distillation.initialisation)
-    _check_length(recipe, get_family(config).max_length(config))
+    longest = get_family(config).max_length(config)
+    _check_length(recipe, longest)
     tokenizer = load_tokenizer(recipe.teacher, config)
-    task = load_task(recipe.data, tokenizer, max_length=get_family(config).max_length(config))
+    task = load_task(recipe.data, tokenizer, max_length=longest)
     if recipe.teacher.fine_tune is None:
         task = task.matched_to(config)
     config = with_task_head(config, task)
     model_class = task.head_class._model_mapping[type(config)]
-    parameters = parameter_counter(model_class, config)
-    space = make_space(recipe.space, shape, recipe.distillation.initialisation, parameters)
-    _check_activations([*space, *baselines.values()])
-    _check_parameters(recipe.search.constraints.parameters, space, parameters)
-    _check_training(recipe, shape, space)
-    return Plan(recipe, config, model_class, tokenizer, task, space, baselines, exporter, target)
+    return _Basis(config, model_class, tokenizer, task, exporter, target)
+
+
+def _checked(plan: Plan) -> Plan:
+    _check_activations([*plan.space, *plan.baselines.values()])
+    _check_training(plan)
+    return plan
 
 
 def make_space(
@@ -126,14 +204,16 @@ def make_space(
     return preset.changed(listed, constraints)
 
 
-def _check_baselines(baselines: dict[str, Architecture], teacher: Architecture, initialisation: str) -> None:
-    for name, architecture in baselines.items():
+def _check_fits(
+    key: str, shapes: dict[str, Architecture], teacher: Architecture, initialisation: str
+) -> None:
+    for name, architecture in shapes.items():
         if initialisation != "random" and not architecture.fits_into(teacher):
             raise InvalidInput(
-                "search.baselines",
+                key,
                 name,
                 f"{architecture.key} can't be cut from the teacher, {teacher.key}",
-                "Leave it out, or set distillation.initialisation: random.",
+                "Choose another, or set distillation.initialisation: random.",
             )
 
 
@@ -172,12 +252,13 @@ def _check_parameters(
         )
 
 
-def _check_training(recipe: Recipe, teacher: Architecture, space: SearchSpace) -> None:
+def _check_training(plan: Plan) -> None:
     """Build criteria and arguments once, so that what they refuse is refused now."""
-    objectives = recipe.distillation.objectives
-    with _within("distillation"):
-        for architecture in (space.members[0], space.members[-1]):
-            DistillationCriterion(objectives, architecture, teacher)
+    recipe = plan.recipe
+    for objectives in plan.objectives:
+        with _within("distillation"):
+            for architecture in (plan.space.members[0], plan.space.members[-1]):
+                DistillationCriterion(objectives, architecture, plan.teacher)
     for key, section in (
         ("teacher.fine_tune", recipe.teacher.fine_tune),
         ("distillation.training", recipe.distillation.training),
@@ -185,7 +266,9 @@ def _check_training(recipe: Recipe, teacher: Architecture, space: SearchSpace) -
     ):
         if section is not None:
             with _within(key):
-                training_arguments(section, Path(recipe.output_dir), objectives=objectives)
+                training_arguments(
+                    section, Path(recipe.output_dir), objectives=recipe.distillation.objectives
+                )
 
 
 @contextmanager

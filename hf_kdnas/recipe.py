@@ -8,16 +8,16 @@ This module imports no torch, so that a recipe can be read, checked and printed 
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from hf_kdnas.baselines import BASELINES
-from hf_kdnas.errors import InvalidInput
-from hf_kdnas.recipe_files import Option, fingerprint, nearest, read_recipe, to_yaml, walk_options
+from hf_kdnas.recipe_checks import check_recipe
+from hf_kdnas.recipe_files import Option, fingerprint, read_recipe, to_yaml, walk_options
 
 __all__ = [
+    "CompareSection",
     "ConstraintsSection",
     "DataSection",
     "DistillationSection",
@@ -29,7 +29,6 @@ __all__ = [
     "SpaceSection",
     "TeacherSection",
     "TrainingSection",
-    "check_section",
     "load_recipe",
     "recipe_fingerprint",
     "recipe_options",
@@ -37,29 +36,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-OBJECTIVE_NAMES = ("logits", "hidden", "relations", "task")
-SAMPLER_NAMES = ("kdnas", "random", "tpe", "nsga2")
-
-# TrainingArguments that a section has a field of its own for.
-_OWN_FIELDS = {
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch_size",
-    "learning_rate": "learning_rate",
-    "warmup_ratio": "warmup_fraction",
-    "warmup_steps": "warmup_fraction",
-    "weight_decay": "weight_decay",
-    "max_grad_norm": "max_grad_norm",
-    "bf16": "precision",
-    "fp16": "precision",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "output_dir": "output_dir",
-    "seed": "seed",
-    "report_to": "report_to",
-}
-
-# TrainingArguments that want a data set to evaluate on while a model is trained.
-_EVALUATING = ("do_eval", "eval_on_start", "eval_strategy", "evaluation_strategy", "load_best_model_at_end")
 
 
 def _option(
@@ -275,6 +251,19 @@ class ExportSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareSection:
+    """The same student from several signals, beside each other."""
+
+    objectives: dict[str, dict[str, dict[str, Any]]] = field(
+        metadata={
+            "help": "sets of objectives by a name of yours, each written as `distillation.objectives`; "
+            "`labels: {task: {}}` is the student without distillation"
+        }
+    )
+    seeds: list[int] = _option([0, 1, 2], "each set is trained once with each of these seeds", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole run.
 
@@ -293,132 +282,19 @@ class Recipe:
     space: SpaceSection = _option(SpaceSection(), "the architectures to search")
     distillation: DistillationSection = _option(DistillationSection(), "how students learn")
     search: SearchSection = _option(SearchSection(), "how the space is searched")
+    student: str = _option(
+        "every-second-layer",
+        f"what `kdnas distill` makes of the teacher: {', '.join(BASELINES)}, a key like "
+        "4L-312H-1200F-12A-gelu, or a model (folder or Hub id) that brings its own weights",
+    )
+    compare: CompareSection | None = _option(None, "other signals that `kdnas distill` tries on this student")
     latency: LatencySection = _option(LatencySection(), "how latency is measured")
     export: ExportSection = _option(ExportSection(), "the ONNX files")
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
-            raise InvalidInput(
-                "name",
-                self.name,
-                "may hold letters, digits, dot, dash and underscore",
-                "It becomes part of folder and repository names: rename the run.",
-            )
         if not self.output_dir:
             object.__setattr__(self, "output_dir", f"runs/{self.name}")
-        check_section(self)
-        _check_columns(self.data)
-        _check_objectives(self.distillation.objectives)
-        _check_search(self.search)
-        for key, section in (
-            ("teacher.fine_tune", self.teacher.fine_tune),
-            ("distillation.training", self.distillation.training),
-            ("search.proxy", self.search.proxy),
-        ):
-            if section is not None:
-                _check_training_arguments(key, section.training_arguments)
-
-
-def check_section(section: Any, prefix: str = "") -> None:
-    """Compare every value with its limits and choices.
-
-    Args:
-        section: A recipe or one of its sections.
-        prefix: Dotted name of the section with a dot at its end, for the message.
-
-    Raises:
-        InvalidInput: If a value lies outside.
-    """
-    for option in walk_options(section, prefix):
-        option.check()
-
-
-def _check_columns(data: DataSection) -> None:
-    if len(data.text) not in (1, 2) or len(set(data.text)) < len(data.text):
-        raise InvalidInput(
-            "data.text",
-            data.text,
-            "must name one column, or two different ones",
-            "Two columns are read as a pair of texts.",
-        )
-    if data.label in data.text:
-        raise InvalidInput(
-            "data.text", data.text, f"{data.label} is the column of the labels", "Choose another column."
-        )
-
-
-def _check_objectives(objectives: Mapping[str, Mapping[str, Any]]) -> None:
-    key = "distillation.objectives"
-    if not objectives:
-        raise InvalidInput(key, {}, "at least one is needed", f"Choose of {', '.join(OBJECTIVE_NAMES)}.")
-    for name, options in objectives.items():
-        if name not in OBJECTIVE_NAMES and ":" not in name:
-            raise InvalidInput(
-                key,
-                name,
-                f"objectives are {', '.join(OBJECTIVE_NAMES)}, or package.module:Class",
-                nearest(name, OBJECTIVE_NAMES),
-            )
-        weight = options.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
-            raise InvalidInput(
-                f"{key}.{name}.weight",
-                weight,
-                "must be a number above 0",
-                "To drop it, remove the objective.",
-            )
-
-
-def _check_search(search: SearchSection) -> None:
-    if search.sampler not in SAMPLER_NAMES and ":" not in search.sampler:
-        raise InvalidInput(
-            "search.sampler",
-            search.sampler,
-            f"samplers are {', '.join(SAMPLER_NAMES)}, or package.module:Class",
-            nearest(search.sampler, SAMPLER_NAMES),
-        )
-    for name in search.baselines:
-        if name not in BASELINES:
-            _check_architecture_key(name)
-    if search.finalists > search.episodes * search.candidates:
-        raise InvalidInput(
-            "search.finalists",
-            search.finalists,
-            f"the search tries {search.episodes * search.candidates} candidates (episodes x candidates)",
-            "Ask for fewer finalists or more candidates.",
-        )
-
-
-def _check_architecture_key(key: str) -> None:
-    from hf_kdnas.architecture import Architecture
-
-    try:
-        Architecture.parse(key)
-    except InvalidInput as error:
-        raise InvalidInput(
-            "search.baselines",
-            key,
-            f"baselines are {', '.join(BASELINES)}, or keys such as 4L-312H-1200F-12A-gelu ({error})",
-            nearest(key, BASELINES),
-        ) from None
-
-
-def _check_training_arguments(section: str, arguments: Mapping[str, Any]) -> None:
-    for name in arguments:
-        if name in _OWN_FIELDS:
-            raise InvalidInput(
-                f"{section}.training_arguments",
-                name,
-                "the recipe has a key of its own for it",
-                f"Set {_OWN_FIELDS[name]} in place of it.",
-            )
-        if name in _EVALUATING and arguments[name] not in ("no", False):
-            raise InvalidInput(
-                f"{section}.training_arguments.{name}",
-                arguments[name],
-                "a run scores its models by itself, after the training",
-                "Leave it out.",
-            )
+        check_recipe(self)
 
 
 def load_recipe(path_or_name: str, overrides: list[str] | None = None) -> Recipe:
@@ -445,6 +321,6 @@ def recipe_to_yaml(recipe: Recipe) -> str:
     return to_yaml(asdict(recipe))
 
 
-def recipe_fingerprint(recipe: Recipe) -> str:
-    """Identifies what a recipe asks for, wherever its results go (SHA-256, hexadecimal)."""
-    return fingerprint(asdict(recipe), leave_out=("output_dir", "report_to"))
+def recipe_fingerprint(recipe: Recipe, workflow: str) -> str:
+    """Identifies what a workflow is asked to do, wherever its results go (SHA-256, hexadecimal)."""
+    return fingerprint({"workflow": workflow, **asdict(recipe)}, leave_out=("output_dir", "report_to"))

@@ -28,25 +28,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the stages of a search found.
+    """What the stages of a run found.
 
     Attributes:
         space: The members that could be reached.
-        candidates: All that were tried.
         finalists: Those distilled in full.
-        baselines: Hand-crafted shapes, distilled in the same way.
-        rivals: Finalists of a random search of the same budget; empty where none ran.
         winner: The finalist that was chosen.
         met: Whether it keeps to all constraints.
+        candidates: All that a search tried.
+        baselines: Hand-crafted shapes, distilled like the finalists.
+        rivals: Finalists of a random search of the same budget; empty where none ran.
+        comparison: The student from several signals, as `compare` returns it.
     """
 
     space: SearchSpace
-    candidates: Sequence[Candidate]
     finalists: Sequence[Student]
-    baselines: Sequence[Student]
-    rivals: Sequence[Student]
     winner: Student
     met: bool
+    candidates: Sequence[Candidate] = ()
+    baselines: Sequence[Student] = ()
+    rivals: Sequence[Student] = ()
+    comparison: Sequence[dict[str, Any]] = ()
 
 
 def collect_results(
@@ -70,6 +72,7 @@ def collect_results(
     teacher_quality = proof.teacher_quality[task.metric]
     return {
         "name": recipe.name,
+        "workflow": plan.workflow,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": recipe.seed,
         "task": {
@@ -125,13 +128,15 @@ def collect_results(
         ],
         "random_baseline": _best_rival(findings.rivals, recipe.search.constraints, scores),
         "candidates": [_candidate(each) for each in findings.candidates],
+        "comparison": list(findings.comparison),
         "proxy_rank_correlation": _rank_correlation(findings),
         "space": {
-            "preset": recipe.space.preset,
+            "preset": recipe.space.preset if plan.workflow == "search" else None,
             "size": len(plan.space),
             "reachable": len(findings.space),
         },
         "distillation": asdict(recipe.distillation),
+        "initialisation": recipe.distillation.initialisation if plan.student is None else "given",
         "search": asdict(recipe.search),
         "environment": {**environment(), "processes": str(PartialState().num_processes)},
         "latency_target": asdict(recipe.latency),
@@ -195,9 +200,12 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
 
 
 def _proxy(architecture: Architecture, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """What the short distillation said about a finalist."""
-    found = next(each for each in candidates if each.architecture == architecture)
-    return {"proxy_quality": found.quality, "proxy_reward": found.reward}
+    """What the short distillation said about a finalist; None where there was none."""
+    found = next((each for each in candidates if each.architecture == architecture), None)
+    return {
+        "proxy_quality": found and found.quality,
+        "proxy_reward": found and found.reward,
+    }
 
 
 def _best_rival(

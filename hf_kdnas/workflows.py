@@ -4,44 +4,32 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_kdnas.content import rows_hash, settings_hash
-from hf_kdnas.distill.data import DistillationCollator
-from hf_kdnas.distill.signals import teacher_hash
+from hf_kdnas.comparison import compare
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.card import render_card
-from hf_kdnas.latency.shape import export_shape
-from hf_kdnas.latency.store import LatencyStore
-from hf_kdnas.materials import Materials, check_room_for_signals, prepare_initialiser, prepare_signals
-from hf_kdnas.plan import Plan, make_plan
-from hf_kdnas.precision import resolve_precision
-from hf_kdnas.processes import from_first, join_processes
-from hf_kdnas.progress import Narrator
+from hf_kdnas.materials import check_room_for_signals
+from hf_kdnas.plan import Plan, plan_distillation, plan_search
+from hf_kdnas.processes import join_processes
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.report import render_report
 from hf_kdnas.resources import cache_dir
-from hf_kdnas.results import Findings, collect_results
-from hf_kdnas.run import RunFolder, require_writable, write_json
+from hf_kdnas.results import Findings
+from hf_kdnas.run import RunFolder, require_writable
 from hf_kdnas.search.driver import JOURNAL, SearchDriver
-from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.search.mini_kd import MiniKD, proxy_rows
-from hf_kdnas.search.reward import by_merit, choose_winner, reward
+from hf_kdnas.search.reward import by_merit, choose_winner
 from hf_kdnas.search.storage import database, is_database
-from hf_kdnas.search.students import FullDistillation, Student
+from hf_kdnas.search.students import Student
 from hf_kdnas.search.study import open_study, tell_baseline
 from hf_kdnas.search.trackers import Trackers
-from hf_kdnas.tasks import evaluate_model
-from hf_kdnas.winner import finish_winner
+from hf_kdnas.stages import Stages
 
 if TYPE_CHECKING:
     from accelerate import PartialState
-    from transformers import PreTrainedModel
 
     from hf_kdnas.architecture import Architecture
     from hf_kdnas.recipe import LatencySection, Recipe
@@ -66,17 +54,46 @@ def search(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> 
         InvalidInput: If the recipe can't be carried out.
     """
     processes = join_processes()
-    plan = make_plan(recipe)
-    folder = RunFolder(Path(recipe.output_dir))
-    if processes.is_main_process:
-        folder.open(recipe_to_yaml(recipe), recipe_fingerprint(recipe), resume=resume, overwrite=overwrite)
-        require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
-        if recipe.search.storage and is_database(recipe.search.storage):
-            database(recipe.search.storage)  # refuses now what it can't open
-        if "signals" not in folder.seconds():
-            check_room_for_signals(plan)
-    processes.wait_for_everyone()
+    plan = plan_search(recipe)
+    folder = _open_folder(plan, processes, resume, overwrite)
     return _Search(plan, folder, processes).run()
+
+
+def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Distil the recipe's `student` from its teacher, without a search; export and report.
+
+    Where the recipe has `compare`, the same student is also trained with each set of objectives there.
+
+    Args:
+        recipe: The recipe.
+        resume: Go on in an output folder that another recipe began.
+        overwrite: Begin again in the output folder.
+
+    Returns:
+        What `results.json` holds; on other ranks than the first, an empty dict.
+
+    Raises:
+        InvalidInput: If the recipe can't be carried out.
+    """
+    processes = join_processes()
+    plan = plan_distillation(recipe)
+    stages = Stages(plan, _open_folder(plan, processes, resume, overwrite), processes)
+    if processes.is_main_process:
+        stages.export_reference()
+    stages.prepare()
+    [architecture] = plan.space
+    with stages.stage("distillation", f"student {recipe.student}"):
+        [student] = stages.distil({recipe.student: architecture})
+    comparison = []
+    if recipe.compare is not None:
+        with stages.stage("comparison", "the same student from other signals"):
+            comparison = compare(stages, recipe.compare, architecture)
+    if not processes.is_main_process:
+        return {}
+    _, met = choose_winner([student], recipe.search.constraints)
+    return stages.finish(
+        Findings(plan.space, finalists=[student], winner=student, met=met, comparison=comparison)
+    )
 
 
 def latency(model: str, *, reference: str | None, section: LatencySection) -> str:
@@ -111,99 +128,53 @@ def report(run_dir: Path) -> Path:
     return render_report(run_dir)
 
 
-class _Search:
-    """The stages of a search over one run folder."""
+def _open_folder(plan: Plan, processes: PartialState, resume: bool, overwrite: bool) -> RunFolder:
+    """The run folder, after a look at everything that is to be written to."""
+    recipe = plan.recipe
+    folder = RunFolder(Path(recipe.output_dir))
+    if processes.is_main_process:
+        fingerprint = recipe_fingerprint(recipe, plan.workflow)
+        folder.open(recipe_to_yaml(recipe), fingerprint, resume=resume, overwrite=overwrite)
+        require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
+        if recipe.search.storage and is_database(recipe.search.storage):
+            database(recipe.search.storage)  # refuses now what it can't open
+        if "signals" not in folder.seconds():
+            check_room_for_signals(plan)
+    processes.wait_for_everyone()
+    return folder
 
-    def __init__(self, plan: Plan, folder: RunFolder, processes: PartialState) -> None:
-        self.plan = plan
-        self.recipe = plan.recipe
-        self.folder = folder
-        self.processes = processes
-        self.narrator = Narrator(processes.is_main_process)
-        self.latencies = ShapeLatencies(
-            config=plan.config,
-            model_class=plan.model_class,
-            target=plan.target,
-            reference=folder / "reference" / f"{settings_hash(plan.config.to_json_string())}.onnx",
-            exporter=plan.exporter,
-            store=LatencyStore(cache_dir() / "latency"),
-        )
+
+class _Search(Stages):
+    """The stages of a search."""
 
     def run(self) -> dict[str, Any]:
         """Run all stages; a rank other than the first returns an empty dict."""
-        with self._stage("latency", f"latency of a space of {len(self.plan.space)} architectures"):
+        with self.stage("latency", f"latency of a space of {len(self.plan.space)} architectures"):
             space = self._reachable_space()
-        with self._stage("teacher", f"teacher {self.recipe.teacher.model}"):
-            self.initialiser = prepare_initialiser(self.plan, self.processes, self.narrator)
-            self.teacher_quality = self._score(self.initialiser.teacher)
-            self.narrator.say(f"  {self.plan.task.metric} {self.teacher_quality:.4f} on the selection split")
-            if not self.teacher_quality > 0:
-                raise InvalidInput(
-                    "teacher",
-                    f"{self.plan.task.metric} {self.teacher_quality}",
-                    "must be above 0 on the selection split for a student to keep a part of it",
-                    "Fine-tune it for longer (teacher.fine_tune), or look at its data.",
-                )
-        with self._stage("signals", "the teacher's signals"):
-            signals = prepare_signals(self.plan, self.initialiser, self.processes, self.narrator)
-            self.materials = Materials(
-                self.initialiser, signals, DistillationCollator(self.plan.task.pad_token_id, signals)
-            )
-        with self._stage("search", f"search of {len(space)} architectures"):
+        self.prepare()
+        with self.stage("search", f"search of {len(space)} architectures"):
             candidates = self._explore(self.recipe.search.sampler, space)
-        with self._stage("finalists", "finalists and hand-crafted shapes, distilled in full"):
-            finalists = self._distil(self._best(candidates))
-            baselines = self._distil(self.plan.baselines)
+        with self.stage("finalists", "finalists and hand-crafted shapes, distilled in full"):
+            finalists = self.distil(self._best(candidates))
+            baselines = self.distil(self.plan.baselines)
             self._keep(baselines)
         rivals: list[Student] = []
         if self.recipe.search.random_baseline:
-            with self._stage("random baseline", "random search of the same budget"):
-                rivals = self._distil(self._best(self._explore("random", space)))
+            with self.stage("random baseline", "random search of the same budget"):
+                rivals = self.distil(self._best(self._explore("random", space)))
         if not self.processes.is_main_process:
             return {}
         winner, met = choose_winner(finalists, self.recipe.search.constraints)
-        return self._finish(Findings(space, candidates, finalists, baselines, rivals, winner, met))
-
-    def _finish(self, findings: Findings) -> dict[str, Any]:
-        """Export the winner; write results, report and card."""
-        key = findings.winner.architecture.key
-        with self._stage("export", f"winner {key}: export, measure and score"):
-            proof = finish_winner(
-                self.plan, self.folder, self.distillation, self.initialiser.teacher, findings.winner
-            )
-            results = collect_results(
-                self.plan, self.folder, self.latencies.used, self.distillation, findings, proof
-            )
-        results["seconds"] = self.folder.seconds()
-        write_json(self.folder / "results.json", results)
-        report(self.folder.path)
-        return results
-
-    @contextmanager
-    def _stage(self, name: str, what: str) -> Iterator[None]:
-        self.narrator.say(what)
-        if self.processes.is_main_process:
-            with self.folder.timed(name):
-                yield
-        else:
-            yield
+        return self.finish(Findings(space, finalists, winner, met, candidates, baselines, rivals))
 
     def _reachable_space(self) -> SearchSpace:
         """The space without members that can't keep to the constraints on latency (on rank 0)."""
         space = self.plan.space
         if self.processes.is_main_process:
-            export_shape(
-                self.plan.model_class, self.plan.config, self.plan.exporter, self.latencies.reference
-            )
+            self.export_reference()
             space = self.latencies.reachable(space, self.recipe.search.constraints, self.recipe.seed)
         self.processes.wait_for_everyone()
         return space
-
-    def _score(self, model: PreTrainedModel) -> float:
-        """Quality on the selection split: all that the search may see."""
-        task, device = self.plan.task, self.processes.device
-        precision = resolve_precision(device, self.recipe.distillation.training.precision)
-        return evaluate_model(model.to(device), task.selection, task, precision=precision)[task.metric]
 
     def _explore(self, sampler: str, space: SearchSpace) -> list[Candidate]:
         """Run, or go on with, the episodes of a study."""
@@ -215,7 +186,7 @@ class _Search:
             objectives=recipe.distillation.objectives,
             section=recipe.search.proxy,
             seed=recipe.seed,
-            score=self._score,
+            score=self.score,
             device=self.processes.device,
         )
         folder = self._study_folder(sampler)
@@ -263,17 +234,7 @@ class _Search:
         for name in ("episodes", "finalists", "baselines", "random_baseline"):
             search.pop(name)
         distillation = [recipe.distillation.objectives, recipe.distillation.initialisation]
-        return self._hash(search, distillation, asdict(recipe.space), asdict(recipe.latency))
-
-    def _hash(self, *settings: Any) -> str:
-        """Hash of settings, and of the teacher and the rows that they are applied to."""
-        return settings_hash(self.base, self.recipe.seed, *settings)[:8]
-
-    @cached_property
-    def base(self) -> list[str]:
-        """Hashes of the teacher and the rows."""
-        task = self.plan.task
-        return [teacher_hash(self.initialiser.teacher), rows_hash(task.train), rows_hash(task.selection)]
+        return self.hash(recipe.seed, search, distillation, asdict(recipe.space), asdict(recipe.latency))
 
     def _best(self, candidates: list[Candidate]) -> dict[str, Architecture]:
         """The candidates to be distilled in full, by the winner's own rule.
@@ -310,43 +271,4 @@ class _Search:
             ratio=ratio,
             parameters=self.plan.parameters(candidate.architecture),
             reward=reward,
-        )
-
-    @cached_property
-    def distillation(self) -> FullDistillation:
-        """Full distillation, the same for finalists and hand-crafted shapes."""
-        return FullDistillation(
-            folder=self.folder / "students",
-            inputs=self._hash(asdict(self.recipe.distillation)),
-            initialiser=self.initialiser,
-            section=self.recipe.distillation,
-            rows=self.plan.task.train,
-            signals=self.materials.signals,
-            tokenizer=self.plan.tokenizer,
-            seed=self.recipe.seed,
-            score=self._score,
-            narrator=self.narrator,
-            report_to=self.recipe.report_to,
-        )
-
-    def _distil(self, shapes: Mapping[str, Architecture]) -> list[Student]:
-        """Distil shapes in full, and say what each is worth."""
-        return [self._student(name, architecture) for name, architecture in shapes.items()]
-
-    def _student(self, name: str, architecture: Architecture) -> Student:
-        quality = self.distillation.quality(architecture)
-        measured = from_first(
-            self.latencies(architecture) if self.processes.is_main_process else None, self.processes
-        )
-        assert measured is not None
-        settings = self.recipe.search
-        return Student(
-            name=name,
-            architecture=architecture,
-            quality=quality,
-            retained=quality / self.teacher_quality,
-            latency_ms=measured.median_ms,
-            ratio=measured.ratio,
-            parameters=self.plan.parameters(architecture),
-            reward=reward(quality, measured.ratio, settings.alpha, settings.beta),
         )

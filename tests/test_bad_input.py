@@ -25,9 +25,11 @@ def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(materials, "prepare_teacher", work)
 
 
-def _refused(project: Path, capsys: pytest.CaptureFixture[str], *settings: str) -> str:
-    """The one message that a search with these settings ends in."""
-    assert cli.main(["search", "--config", str(project / "recipe.yaml"), *settings]) == 2
+def _refused(
+    project: Path, capsys: pytest.CaptureFixture[str], *settings: str, workflow: str = "search"
+) -> str:
+    """The one message that a run with these settings ends in."""
+    assert cli.main([workflow, "--config", str(project / "recipe.yaml"), *settings]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kdnas:")]
     assert len(lines) == 1
     return lines[0]
@@ -87,6 +89,33 @@ def test_a_setting_that_cannot_be_used(
     message = _refused(tiny_project, capsys, *settings)
     for part in named:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (("--student", "no/such/model"), ("student", "no/such/model", "every-second-layer")),
+        (("--student", "4L-32H-64F-4A-gelu"), ("student", "can't be cut from the teacher")),
+        (("--compare", "{objectives: {OD: {logit: {}}}}"), ("compare.objectives.OD", "Did you mean logits?")),
+        (("--compare", "{objectives: {OD: {}}}"), ("compare.objectives.OD", "at least one is needed")),
+    ],
+)
+def test_a_student_that_cannot_be_distilled(
+    tiny_project: Path, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    message = _refused(tiny_project, capsys, *settings, workflow="distill")
+    for part in named:
+        assert part in message
+
+
+def test_a_student_of_another_vocabulary(
+    tiny_project: Path, tiny_bert_config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_bert_config.update({"vocab_size": 50})
+    AutoModelForSequenceClassification.from_config(tiny_bert_config).save_pretrained(tiny_project / "student")
+    message = _refused(tiny_project, capsys, "--student", str(tiny_project / "student"), workflow="distill")
+    assert "vocab_size 50" in message
+    assert "the teacher's vocab_size is 120" in message
 
 
 def test_labels_that_the_teachers_head_does_not_have(

@@ -170,11 +170,11 @@ def test_make_help_lists_the_targets() -> None:
 
 @pytest.mark.parametrize("command", commands("kdnas "))
 def test_the_documents_commands_are_understood(command: str, tmp_path: Path) -> None:
-    """Searches are resolved but not run; what needs a run is only parsed."""
+    """Recipes are resolved but not run; what needs a run is only parsed."""
     words = command.split()[1:]
     shutil.copy(ROOT / "recipes" / "sst2_minilm.yaml", tmp_path / "my.yaml")
     with contextlib.chdir(tmp_path), contextlib.redirect_stdout(io.StringIO()):
-        if words[0] == "search":
+        if words[0] in ("search", "distill"):
             assert cli.main([*words, "--print_config"]) == 0
         elif words[0] == "recipes":
             (tmp_path / "my.yaml").unlink()

@@ -17,12 +17,12 @@ from hf_kdnas.recipe import (
     SearchSection,
     TeacherSection,
     TrainingSection,
-    check_section,
     load_recipe,
     recipe_fingerprint,
     recipe_options,
     recipe_to_yaml,
 )
+from hf_kdnas.recipe_checks import check_section
 
 SMALL = """\
 name: small
@@ -198,9 +198,9 @@ def test_yaml_reads_back_as_the_same_recipe(small: str, tmp_path: Path) -> None:
 def test_the_fingerprint_tells_recipes_apart_but_not_their_folders(small: str) -> None:
     recipe = load_recipe(small)
     moved = dataclasses.replace(recipe, output_dir="elsewhere", report_to=["all"])
-    assert recipe_fingerprint(moved) == recipe_fingerprint(recipe)
+    assert recipe_fingerprint(moved, "search") == recipe_fingerprint(recipe, "search")
     changed = load_recipe(small, ["search.proxy.epochs=5"])
-    assert recipe_fingerprint(changed) != recipe_fingerprint(recipe)
+    assert recipe_fingerprint(changed, "search") != recipe_fingerprint(recipe, "search")
 
 
 def test_every_setting_says_what_it_means() -> None:
@@ -216,7 +216,7 @@ def test_every_setting_says_what_it_means() -> None:
 
 def test_the_objective_names_are_those_that_exist() -> None:
     from hf_kdnas.distill.objectives import OBJECTIVES
-    from hf_kdnas.recipe import OBJECTIVE_NAMES
+    from hf_kdnas.recipe_checks import OBJECTIVE_NAMES
 
     assert set(OBJECTIVE_NAMES) == set(OBJECTIVES)
 

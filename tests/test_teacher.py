@@ -10,7 +10,7 @@ import torch
 
 from hf_kdnas import Architecture, load_recipe
 from hf_kdnas.initialisation import Initialiser
-from hf_kdnas.plan import make_plan
+from hf_kdnas.plan import plan_search
 from hf_kdnas.precision import resolve_attention
 from hf_kdnas.progress import Narrator
 from hf_kdnas.teacher import prepare_teacher
@@ -24,7 +24,7 @@ def test_attention_is_computed_as_asked_by_teacher_and_students(
     tiny_project: Path, asked: str, expected: str | None
 ) -> None:
     recipe = load_recipe(str(tiny_project / "recipe.yaml"), [f"teacher.attn_implementation={asked}"])
-    plan = make_plan(recipe)
+    plan = plan_search(recipe)
     teacher = prepare_teacher(recipe.teacher, plan.task, 0, Narrator(False))
     student = Initialiser("random", teacher).student(SHAPE, 0)
     on_this_machine = torch.accelerator.current_accelerator() or torch.device("cpu")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_kdnas import cli, workflows
+from hf_kdnas import cli
 from hf_kdnas.run import read_json
+from hf_kdnas.stages import Stages
 
 
 def _search(project: Path, *more: str) -> int:
@@ -97,6 +98,38 @@ def test_no_quality_to_go_on_with(
     message: str,
 ) -> None:
     scores = iter(qualities)
-    monkeypatch.setattr(workflows._Search, "_score", lambda self, model: next(scores))
+    monkeypatch.setattr(Stages, "score", lambda self, model: next(scores))
     assert _search(tiny_project) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_given_student_is_distilled_without_a_search(
+    tiny_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(tiny_project / "recipe.yaml")
+    compare = "{objectives: {labels: {task: {}}, OD: {logits: {}}}, seeds: [0, 1]}"
+    assert cli.main(["distill", "--config", recipe, "--compare", compare]) == 0
+    run = tiny_project / "run"
+    results = read_json(run / "results.json")
+    assert results["workflow"] == "distill"
+    assert results["student"]["architecture"] == "2L-32H-64F-4A-gelu"
+    assert [(arm["name"], len(arm["qualities"])) for arm in results["comparison"]] == [
+        ("labels", 2),
+        ("OD", 2),
+    ]
+    for name in ("student/onnx/model.onnx", "student/onnx/model_int8.onnx", "student/README.md"):
+        assert (run / name).stat().st_size > 0, name
+    report, card = ((run / name).read_text(encoding="utf-8") for name in ("report.html", "README.md"))
+    assert "The same student from other signals" in report
+    assert "Course of the search" not in report
+    assert "neural-architecture-search" not in card
+    assert not (run / "search").exists()
+
+    # Nothing is trained twice, and what it made is a student again.
+    students = {path: path.stat().st_mtime_ns for path in run.glob("students/*/model.safetensors")}
+    assert len(students) == 5
+    again = ["--student", str(run / "student"), "--output_dir", str(tiny_project / "again")]
+    assert cli.main(["distill", "--config", recipe, "--compare", compare]) == 0
+    assert {path: path.stat().st_mtime_ns for path in students} == students
+    assert cli.main(["distill", "--config", recipe, *again]) == 0
+    assert read_json(tiny_project / "again" / "results.json")["initialisation"] == "given"

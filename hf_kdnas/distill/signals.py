@@ -164,9 +164,17 @@ class TeacherSignals:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __reduce__(self) -> tuple[Callable[[Path], TeacherSignals], tuple[Path]]:
+    def __reduce__(self) -> tuple[Callable[..., TeacherSignals], tuple[Path, list[str]]]:
         """Travel to other processes as a path, not as arrays."""
-        return (TeacherSignals.open, (self.folder,))
+        return (_opened, (self.folder, self.names))
+
+    def only(self, names: Iterable[str]) -> TeacherSignals:
+        """The same without the signals that are not named, which are then never read."""
+        fewer = object.__new__(TeacherSignals)
+        fewer.__dict__.update(self.__dict__)
+        fewer.names = sorted(set(names) & set(self.names))
+        fewer._arrays = {name: self._arrays[name] for name in fewer.names}
+        return fewer
 
     def collate(self, indices: Sequence[int], length: int) -> dict[str, Tensor]:
         """The signals of some texts, right-padded.
@@ -189,6 +197,10 @@ class TeacherSignals:
             else:
                 signals[name] = array.index_select(0, tokens).view(len(rows), length, -1)
         return signals
+
+
+def _opened(folder: Path, names: list[str]) -> TeacherSignals:
+    return TeacherSignals.open(folder).only(names)
 
 
 def signals_key(

@@ -102,6 +102,9 @@ class DistillationTrainer(Trainer):
         )
         _check_teacher(model, live, cached, criterion.teacher_signals)
         _check_vocabularies(processing_class, teacher_processing_class)
+        if data_collator is None:
+            needed = None if cached is None else cached.only(criterion.teacher_signals)
+            data_collator = DistillationCollator(model.config.pad_token_id or 0, needed)
         self._student_capture = Capture(model, criterion.student_signals)
         self._teacher_capture = Capture(live, criterion.teacher_signals) if live is not None else None
         super().__init__(
@@ -109,7 +112,7 @@ class DistillationTrainer(Trainer):
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=data_collator or DistillationCollator(model.config.pad_token_id or 0, cached),
+            data_collator=data_collator,
             processing_class=processing_class,
             **kwargs,
         )

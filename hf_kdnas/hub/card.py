@@ -16,12 +16,14 @@ from hf_kdnas.report.formats import FORMATS
 from hf_kdnas.resources import resource_dir
 from hf_kdnas.run import write_text
 
-TEMPLATE = "kd_nas.md.jinja"
+# By workflow.
+TEMPLATES = {"search": "kd_nas.md.jinja", "distill": "distillation.md.jinja"}
 
 # The Hub's names of our metrics.
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
-TAGS = ["hf-kdnas", "knowledge-distillation", "neural-architecture-search", "onnx"]
+TAGS = ["hf-kdnas", "knowledge-distillation", "onnx"]
+SEARCH_TAG = "neural-architecture-search"
 
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".bz2", ".gz", ".xz", ".zip", ".zst"}
@@ -64,7 +66,7 @@ def card_text(results: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(FORMATS, cell=_cell, options=_options)
-    return environment.get_template(TEMPLATE).render(
+    return environment.get_template(TEMPLATES[results["workflow"]]).render(
         metadata=card_data(results).to_yaml().strip(),
         results=results,
         recipe=yaml.safe_load(results["recipe"]),
@@ -89,7 +91,7 @@ def card_data(results: Mapping[str, Any]) -> ModelCardData:
         library_name="transformers",
         pipeline_tag="text-classification",
         metrics=[_hub_metric(name) for name in results["student"]["metrics"]],
-        tags=TAGS,
+        tags=[*TAGS, SEARCH_TAG] if results["workflow"] == "search" else TAGS,
         eval_results=_eval_results(results),
     )
 

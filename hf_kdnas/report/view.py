@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -167,6 +168,12 @@ def bars(results: Mapping[str, Any]) -> list[Bar]:
     seconds = {stage: spent for stage, spent in results["seconds"].items() if stage != "total"}
     most = max(seconds.values(), default=0.0) or 1.0
     return [Bar(stage, spent, 100 * spent / most) for stage, spent in seconds.items()]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of several values, standard deviation."""
+    mean = score(statistics.fmean(values))
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.4f}"
 
 
 def total_seconds(results: Mapping[str, Any]) -> float:

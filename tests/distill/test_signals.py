@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 from collections import namedtuple
 
@@ -55,6 +56,14 @@ def test_the_same_as_a_live_teacher(teacher, tmp_path, precision, tolerance):
         torch.testing.assert_close(
             found[name][mask].float(), wanted[name][mask], rtol=tolerance, atol=tolerance
         )
+
+
+def test_signals_that_no_objective_needs_are_not_read(bert, tmp_path):
+    signals = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "signals")
+    fewer = signals.only({"logits", "query.1"})
+    assert fewer.names == list(fewer.collate([0], 5)) == ["logits"]
+    assert set(signals.collate([0], 5)) == set(NAMES)
+    assert pickle.loads(pickle.dumps(fewer)).names == ["logits"]
 
 
 def test_segments_reach_the_teacher(bert, tmp_path):

@@ -1,0 +1,48 @@
+"""The same student from several signals, side by side: what each signal is worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.tasks import evaluate_model
+
+if TYPE_CHECKING:
+    from hf_kdnas.architecture import Architecture
+    from hf_kdnas.recipe import CompareSection
+    from hf_kdnas.stages import Stages
+
+
+def compare(stages: Stages, section: CompareSection, architecture: Architecture) -> list[dict[str, Any]]:
+    """Distil one shape with each set of objectives and each seed, all else being equal.
+
+    Students that are there already are not trained again.
+
+    Args:
+        stages: A run whose teacher and signals are prepared.
+        section: The sets and the seeds.
+        architecture: The shape.
+
+    Returns:
+        For each set its `name`, `objectives`, `seeds`, and, in their order, `qualities` on the reporting
+        split and `selection_qualities`.
+    """
+    task = stages.plan.task
+    arms = []
+    for name, objectives in section.objectives.items():
+        chosen, reported = [], []
+        for seed in section.seeds:
+            stages.narrator.say(f"  {name}, seed {seed}")
+            distillation = stages.distillation(objectives, seed)
+            chosen.append(distillation.quality(architecture))
+            student = distillation.load(architecture)
+            reported.append(evaluate_model(student, task.reporting, task)[task.metric])
+        arms.append(
+            {
+                "name": name,
+                "objectives": objectives,
+                "seeds": section.seeds,
+                "qualities": reported,
+                "selection_qualities": chosen,
+            }
+        )
+    return arms

@@ -1,0 +1,167 @@
+"""What a recipe is refused for before anything is loaded; like the recipe, without torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.baselines import BASELINES
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.recipe_files import nearest, walk_options
+
+if TYPE_CHECKING:
+    from hf_kdnas.recipe import DataSection, Recipe, SearchSection
+
+OBJECTIVE_NAMES = ("logits", "hidden", "relations", "task")
+SAMPLER_NAMES = ("kdnas", "random", "tpe", "nsga2")
+
+# TrainingArguments that a section has a field of its own for.
+_OWN_FIELDS = {
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "learning_rate": "learning_rate",
+    "warmup_ratio": "warmup_fraction",
+    "warmup_steps": "warmup_fraction",
+    "weight_decay": "weight_decay",
+    "max_grad_norm": "max_grad_norm",
+    "bf16": "precision",
+    "fp16": "precision",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "report_to": "report_to",
+}
+
+# TrainingArguments that want a data set to evaluate on while a model is trained.
+_EVALUATING = ("do_eval", "eval_on_start", "eval_strategy", "evaluation_strategy", "load_best_model_at_end")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check a recipe as far as it can be without the teacher and the data.
+
+    Raises:
+        InvalidInput: Naming the first value that can't be used.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", recipe.name):
+        raise InvalidInput(
+            "name",
+            recipe.name,
+            "may hold letters, digits, dot, dash and underscore",
+            "It becomes part of folder and repository names: rename the run.",
+        )
+    check_section(recipe)
+    _check_columns(recipe.data)
+    _check_objectives("distillation.objectives", recipe.distillation.objectives)
+    _check_search(recipe.search)
+    for key, section in (
+        ("teacher.fine_tune", recipe.teacher.fine_tune),
+        ("distillation.training", recipe.distillation.training),
+        ("search.proxy", recipe.search.proxy),
+    ):
+        if section is not None:
+            _check_training_arguments(key, section.training_arguments)
+    if recipe.compare is not None:
+        for name, objectives in recipe.compare.objectives.items():
+            _check_objectives(f"compare.objectives.{name}", objectives)
+
+
+def check_section(section: Any, prefix: str = "") -> None:
+    """Compare every value with its limits and choices.
+
+    Args:
+        section: A recipe or one of its sections.
+        prefix: Dotted name of the section with a dot at its end, for the message.
+
+    Raises:
+        InvalidInput: If a value lies outside.
+    """
+    for option in walk_options(section, prefix):
+        option.check()
+
+
+def _check_columns(data: DataSection) -> None:
+    if len(data.text) not in (1, 2) or len(set(data.text)) < len(data.text):
+        raise InvalidInput(
+            "data.text",
+            data.text,
+            "must name one column, or two different ones",
+            "Two columns are read as a pair of texts.",
+        )
+    if data.label in data.text:
+        raise InvalidInput(
+            "data.text", data.text, f"{data.label} is the column of the labels", "Choose another column."
+        )
+
+
+def _check_objectives(key: str, objectives: Mapping[str, Mapping[str, Any]]) -> None:
+    if not objectives:
+        raise InvalidInput(key, {}, "at least one is needed", f"Choose of {', '.join(OBJECTIVE_NAMES)}.")
+    for name, options in objectives.items():
+        if name not in OBJECTIVE_NAMES and ":" not in name:
+            raise InvalidInput(
+                key,
+                name,
+                f"objectives are {', '.join(OBJECTIVE_NAMES)}, or package.module:Class",
+                nearest(name, OBJECTIVE_NAMES),
+            )
+        weight = options.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
+            raise InvalidInput(
+                f"{key}.{name}.weight",
+                weight,
+                "must be a number above 0",
+                "To drop it, remove the objective.",
+            )
+
+
+def _check_search(search: SearchSection) -> None:
+    if search.sampler not in SAMPLER_NAMES and ":" not in search.sampler:
+        raise InvalidInput(
+            "search.sampler",
+            search.sampler,
+            f"samplers are {', '.join(SAMPLER_NAMES)}, or package.module:Class",
+            nearest(search.sampler, SAMPLER_NAMES),
+        )
+    for name in search.baselines:
+        if name not in BASELINES:
+            _check_architecture_key(name)
+    if search.finalists > search.episodes * search.candidates:
+        raise InvalidInput(
+            "search.finalists",
+            search.finalists,
+            f"the search tries {search.episodes * search.candidates} candidates (episodes x candidates)",
+            "Ask for fewer finalists or more candidates.",
+        )
+
+
+def _check_architecture_key(key: str) -> None:
+    from hf_kdnas.architecture import Architecture
+
+    try:
+        Architecture.parse(key)
+    except InvalidInput as error:
+        raise InvalidInput(
+            "search.baselines",
+            key,
+            f"baselines are {', '.join(BASELINES)}, or keys such as 4L-312H-1200F-12A-gelu ({error})",
+            nearest(key, BASELINES),
+        ) from None
+
+
+def _check_training_arguments(section: str, arguments: Mapping[str, Any]) -> None:
+    for name in arguments:
+        if name in _OWN_FIELDS:
+            raise InvalidInput(
+                f"{section}.training_arguments",
+                name,
+                "the recipe has a key of its own for it",
+                f"Set {_OWN_FIELDS[name]} in place of it.",
+            )
+        if name in _EVALUATING and arguments[name] not in ("no", False):
+            raise InvalidInput(
+                f"{section}.training_arguments.{name}",
+                arguments[name],
+                "a run scores its models by itself, after the training",
+                "Leave it out.",
+            )

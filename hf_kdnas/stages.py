@@ -1,0 +1,187 @@
+"""The stages that runs share: teacher, signals, distillation in full, and the winner's proof."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.content import rows_hash, settings_hash, weights_hash
+from hf_kdnas.distill.data import DistillationCollator
+from hf_kdnas.distill.signals import teacher_hash
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.hub.card import render_card
+from hf_kdnas.latency.shape import export_shape
+from hf_kdnas.latency.store import LatencyStore
+from hf_kdnas.materials import Materials, prepare_initialiser, prepare_signals
+from hf_kdnas.precision import resolve_precision
+from hf_kdnas.processes import from_first
+from hf_kdnas.progress import Narrator
+from hf_kdnas.report import render_report
+from hf_kdnas.resources import cache_dir
+from hf_kdnas.results import Findings, collect_results
+from hf_kdnas.run import write_json
+from hf_kdnas.search.latencies import ShapeLatencies
+from hf_kdnas.search.reward import reward
+from hf_kdnas.search.students import FullDistillation, Student
+from hf_kdnas.tasks import evaluate_model
+from hf_kdnas.winner import finish_winner
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from transformers import PreTrainedModel
+
+    from hf_kdnas.architecture import Architecture
+    from hf_kdnas.plan import Plan
+    from hf_kdnas.run import RunFolder
+
+
+class Stages:
+    """What a workflow does one after another over one run folder.
+
+    Args:
+        plan: The resolved recipe.
+        folder: The run folder, opened.
+        processes: The ranks of this launch.
+
+    Attributes:
+        latencies: Measures shapes against the teacher's.
+        initialiser: Holds the prepared teacher and makes students; from `prepare` on.
+        materials: What students are made of; from `prepare` on.
+        teacher_quality: On the selection split; from `prepare` on.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, processes: PartialState) -> None:
+        self.plan = plan
+        self.recipe = plan.recipe
+        self.folder = folder
+        self.processes = processes
+        self.narrator = Narrator(processes.is_main_process)
+        self.latencies = ShapeLatencies(
+            config=plan.config,
+            model_class=plan.model_class,
+            target=plan.target,
+            reference=folder / "reference" / f"{settings_hash(plan.config.to_json_string())}.onnx",
+            exporter=plan.exporter,
+            store=LatencyStore(cache_dir() / "latency"),
+        )
+
+    @contextmanager
+    def stage(self, name: str, what: str) -> Iterator[None]:
+        """Say what begins, and add its seconds to the run's."""
+        self.narrator.say(what)
+        if self.processes.is_main_process:
+            with self.folder.timed(name):
+                yield
+        else:
+            yield
+
+    def export_reference(self) -> None:
+        """Export the teacher's shape, which students are timed in turn with (on rank 0)."""
+        export_shape(self.plan.model_class, self.plan.config, self.plan.exporter, self.latencies.reference)
+
+    def prepare(self) -> None:
+        """Load or fine-tune the teacher, and compute what it says about the training rows.
+
+        Raises:
+            InvalidInput: If the teacher has no quality that a student could keep.
+        """
+        with self.stage("teacher", f"teacher {self.recipe.teacher.model}"):
+            self.initialiser = prepare_initialiser(self.plan, self.processes, self.narrator)
+            self.teacher_quality = self.score(self.initialiser.teacher)
+            self.narrator.say(f"  {self.plan.task.metric} {self.teacher_quality:.4f} on the selection split")
+            if not self.teacher_quality > 0:
+                raise InvalidInput(
+                    "teacher",
+                    f"{self.plan.task.metric} {self.teacher_quality}",
+                    "must be above 0 on the selection split for a student to keep a part of it",
+                    "Fine-tune it for longer (teacher.fine_tune), or look at its data.",
+                )
+        with self.stage("signals", "the teacher's signals"):
+            signals = prepare_signals(self.plan, self.initialiser, self.processes, self.narrator)
+            self.materials = Materials(
+                self.initialiser, signals, DistillationCollator(self.plan.task.pad_token_id, signals)
+            )
+
+    def score(self, model: PreTrainedModel) -> float:
+        """Quality on the selection split: all that may be chosen by."""
+        task, device = self.plan.task, self.processes.device
+        precision = resolve_precision(device, self.recipe.distillation.training.precision)
+        return evaluate_model(model.to(device), task.selection, task, precision=precision)[task.metric]
+
+    def hash(self, *settings: Any) -> str:
+        """Hash of settings, and of the teacher and the rows that they are applied to."""
+        return settings_hash(self._base, *settings)[:8]
+
+    @cached_property
+    def _base(self) -> list[str]:
+        """Hashes of the teacher and the rows."""
+        task = self.plan.task
+        return [teacher_hash(self.initialiser.teacher), rows_hash(task.train), rows_hash(task.selection)]
+
+    def _given(self) -> list[str]:
+        """Hash of the weights of a student that brings its own."""
+        given = self.initialiser.given
+        return [] if given is None else [weights_hash(given)]
+
+    def distillation(
+        self, objectives: Mapping[str, Any] | None = None, seed: int | None = None
+    ) -> FullDistillation:
+        """Distillation in full, by default with the recipe's own objectives and seed."""
+        section = self.recipe.distillation
+        if objectives is not None:
+            section = replace(section, objectives=dict(objectives))
+        seed = self.recipe.seed if seed is None else seed
+        return FullDistillation(
+            folder=self.folder / "students",
+            inputs=self.hash(seed, asdict(section), *self._given()),
+            initialiser=self.initialiser,
+            section=section,
+            rows=self.plan.task.train,
+            signals=self.materials.signals,
+            tokenizer=self.plan.tokenizer,
+            seed=seed,
+            score=self.score,
+            narrator=self.narrator,
+            report_to=self.recipe.report_to,
+        )
+
+    def distil(self, shapes: Mapping[str, Architecture]) -> list[Student]:
+        """Distil shapes in full, and say what each is worth."""
+        return [self._student(name, architecture) for name, architecture in shapes.items()]
+
+    def _student(self, name: str, architecture: Architecture) -> Student:
+        quality = self.distillation().quality(architecture)
+        measured = from_first(
+            self.latencies(architecture) if self.processes.is_main_process else None, self.processes
+        )
+        assert measured is not None
+        settings = self.recipe.search
+        return Student(
+            name=name,
+            architecture=architecture,
+            quality=quality,
+            retained=quality / self.teacher_quality,
+            latency_ms=measured.median_ms,
+            ratio=measured.ratio,
+            parameters=self.plan.parameters(architecture),
+            reward=reward(quality, measured.ratio, settings.alpha, settings.beta),
+        )
+
+    def finish(self, findings: Findings) -> dict[str, Any]:
+        """Export the winner; write results, report and card."""
+        key, distillation = findings.winner.architecture.key, self.distillation()
+        with self.stage("export", f"winner {key}: export, measure and score"):
+            proof = finish_winner(
+                self.plan, self.folder, distillation, self.initialiser.teacher, findings.winner
+            )
+            results = collect_results(
+                self.plan, self.folder, self.latencies.used, distillation, findings, proof
+            )
+        results["seconds"] = self.folder.seconds()
+        write_json(self.folder / "results.json", results)
+        render_card(self.folder.path)
+        render_report(self.folder.path)
+        return results

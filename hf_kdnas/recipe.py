@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from hf_kdnas.baselines import BASELINES
-from hf_kdnas.recipe_checks import check_recipe
+from hf_kdnas.recipe_checks import OBJECTIVE_NAMES, check_recipe
 from hf_kdnas.recipe_files import Option, fingerprint, read_recipe, to_yaml, walk_options
 
 __all__ = [
@@ -173,8 +173,8 @@ class DistillationSection:
 
     objectives: dict[str, dict[str, Any]] = _option(
         {"logits": {"weight": 1.0, "temperature": 2.0}, "hidden": {"weight": 1.0, "layers": "uniform"}},
-        "losses by name (logits, hidden, relations, task, or `package.module:Class`), each with its weight "
-        "and options",
+        f"losses by name ({', '.join(OBJECTIVE_NAMES)}, or `package.module:Class`), each with its options "
+        "and its weight: a number, or {from: 1.0, to: 0.0} to change linearly over the training",
     )
     initialisation: Literal["random", "slice", "project"] = _option(
         "project", "a student's first weights: drawn, cut from the teacher, or projected and cut"

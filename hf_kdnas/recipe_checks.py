@@ -13,7 +13,15 @@ from hf_kdnas.recipe_files import nearest, walk_options
 if TYPE_CHECKING:
     from hf_kdnas.recipe import DataSection, Recipe, SearchSection
 
-OBJECTIVE_NAMES = ("logits", "hidden", "relations", "task")
+OBJECTIVE_NAMES = (
+    "logits",
+    "hidden",
+    "embeddings",
+    "attention",
+    "relations",
+    "direct_relations",
+    "task",
+)
 SAMPLER_NAMES = ("kdnas", "random", "tpe", "nsga2")
 
 # TrainingArguments that a section has a field of its own for.
@@ -105,14 +113,16 @@ def _check_objectives(key: str, objectives: Mapping[str, Mapping[str, Any]]) -> 
                 f"objectives are {', '.join(OBJECTIVE_NAMES)}, or package.module:Class",
                 nearest(name, OBJECTIVE_NAMES),
             )
-        weight = options.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
-            raise InvalidInput(
-                f"{key}.{name}.weight",
-                weight,
-                "must be a number above 0",
-                "To drop it, remove the objective.",
-            )
+        _check_weight(f"{key}.{name}.weight", options.get("weight", 1.0))
+
+
+def _check_weight(key: str, weight: Any) -> None:
+    linear = isinstance(weight, Mapping) and set(weight) == {"from", "to"}
+    values = list(weight.values()) if linear else [weight]
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in values):
+        raise InvalidInput(key, weight, "must be a number, or {from: NUMBER, to: NUMBER}", "Try 1.0.")
+    if min(values) < 0 or max(values) == 0:
+        raise InvalidInput(key, weight, "must be above 0", "To drop it, remove the objective.")
 
 
 def _check_search(search: SearchSection) -> None:

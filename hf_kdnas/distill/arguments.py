@@ -36,7 +36,7 @@ class DistillationArguments(TrainingArguments):
     # With None among its types HfArgumentParser takes JSON on a command line, as for Trainer's own dicts.
     objectives: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": "Options of each objective by name, as JSON: logits, hidden, relations, task."},
+        metadata={"help": "Options of each objective by name, as JSON (docs/concepts.md)."},
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: signals and indices are such columns."}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -17,6 +18,41 @@ from hf_kdnas.errors import InvalidInput
 Counts: TypeAlias = Mapping[str, "int | Tensor"]
 
 
+@dataclass(frozen=True)
+class Weight:
+    """An objective's weight, constant or linear over the training.
+
+    Attributes:
+        start: At the beginning.
+        end: At the end.
+    """
+
+    start: float
+    end: float
+
+    @classmethod
+    def parse(cls, name: str, given: Any) -> Weight:
+        """The weight that an objective's options give: a number, or `{from: NUMBER, to: NUMBER}`.
+
+        Raises:
+            InvalidInput: If it is neither, or below 0.
+        """
+        linear = isinstance(given, Mapping) and set(given) == {"from", "to"}
+        values = [given["from"], given["to"]] if linear else [given, given]
+        if not all(isinstance(each, int | float) and each >= 0 for each in values):
+            raise InvalidInput(
+                f"objectives.{name}.weight",
+                given,
+                "must be a number of 0 or more, or {from: NUMBER, to: NUMBER}",
+                "Try 1.0.",
+            )
+        return cls(float(values[0]), float(values[1]))
+
+    def at(self, progress: float) -> float:
+        """The weight at a part of the training, from 0 to 1."""
+        return self.start + (self.end - self.start) * progress
+
+
 class DistillationCriterion(nn.Module):
     """The weighted sum of objectives, each divided by its own number of units.
 
@@ -27,7 +63,7 @@ class DistillationCriterion(nn.Module):
 
     Args:
         objectives: Options of each objective by name (see `OBJECTIVES`) or import path, and its
-            `weight` (default 1.0); a weight of 0 turns it off.
+            `weight` (default 1.0; see `Weight`); a weight of 0 turns it off.
         student: Shape of the student.
         teacher: Shape of the teacher.
         projection: A fixed map from teacher to student states, (H_T, H_S), for the objectives that
@@ -37,6 +73,7 @@ class DistillationCriterion(nn.Module):
 
     Attributes:
         weights: Weight of each objective by name.
+        progress: The part of the training that is behind, from 0 to 1; whoever trains keeps it up to date.
         student_signals: Names of the signals that the student has to give.
         teacher_signals: Names of the signals that the teacher has to give.
 
@@ -56,6 +93,7 @@ class DistillationCriterion(nn.Module):
     ) -> None:
         super().__init__()
         self.weights = check_objectives(objectives)
+        self.progress = 0.0
         modules: dict[str, Objective] = {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -76,14 +114,14 @@ class DistillationCriterion(nn.Module):
         return {name: objective.count(batch) for name, objective in self._objectives.items()}
 
     @torch.no_grad()
-    def calibrate(self, teacher: Signals, batch: Batch) -> None:
-        """Let the objectives fix their constants from a sample of the teacher's signals.
+    def calibrate(self, student: Signals, teacher: Signals, batch: Batch) -> None:
+        """Let the objectives fix their constants from a sample of both models' signals.
 
         Without it they take them from the first batch that they see, which then should be neither a
         micro-batch nor one rank's part of a step.
         """
         for objective in self._objectives.values():
-            objective.calibrate(teacher, batch)
+            objective.calibrate(student, teacher, batch)
 
     def forward(
         self, student: Signals, teacher: Signals, batch: Batch, counts: Counts
@@ -104,11 +142,11 @@ class DistillationCriterion(nn.Module):
             name: objective(student, teacher, batch) / _at_least_one(counts[name])
             for name, objective in self._objectives.items()
         }
-        weighted = [self.weights[name] * term for name, term in terms.items()]
+        weighted = [self.weights[name].at(self.progress) * term for name, term in terms.items()]
         return torch.stack(weighted).sum(), {name: term.detach() for name, term in terms.items()}
 
 
-def check_objectives(objectives: Mapping[str, Mapping[str, Any] | None]) -> dict[str, float]:
+def check_objectives(objectives: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Weight]:
     """Check objectives before any model is there, and return the weights of those that are on.
 
     Raises:
@@ -118,10 +156,8 @@ def check_objectives(objectives: Mapping[str, Mapping[str, Any] | None]) -> dict
     weights = {}
     for name, options in objectives.items():
         _check_options(name, objective_class(name), options or {})
-        weights[name] = float((options or {}).get("weight", 1.0))
-        if not weights[name] >= 0:
-            raise InvalidInput(f"objectives.{name}.weight", weights[name], "must be 0 or more", "Try 1.0.")
-    weights = {name: weight for name, weight in weights.items() if weight > 0}
+        weights[name] = Weight.parse(name, (options or {}).get("weight", 1.0))
+    weights = {name: weight for name, weight in weights.items() if weight != Weight(0.0, 0.0)}
     if not weights:
         raise InvalidInput(
             "objectives",

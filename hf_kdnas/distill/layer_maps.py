@@ -1,16 +1,23 @@
-"""Which teacher layers a student layer learns from: one function of the two depths."""
+"""Which teacher layers a student layer learns from: a function of the two depths, or of a sample."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from hf_kdnas.errors import InvalidInput
 
 Pair: TypeAlias = tuple[int, int]
 
 KINDS = ("last", "uniform", "uniform+last", "uniform-consecutive")
+
+# The map that is found on a sample of the data, where an objective offers it.
+SEARCHED = "searched"
 
 
 def layer_pairs(kind: str | Iterable[Sequence[int]], teacher_layers: int, student_layers: int) -> list[Pair]:
@@ -55,6 +62,37 @@ def layer_pairs(kind: str | Iterable[Sequence[int]], teacher_layers: int, studen
             for student in students
         )
     )
+
+
+def searched_pairs(teacher: Mapping[int, Tensor], student: Mapping[int, Tensor]) -> list[Pair]:
+    """The one-to-one map whose layers are most alike before any training, found by optimal assignment.
+
+    Likeness is linear centred kernel alignment (Kornblith et al., arXiv 1905.00414, equation 1), which
+    compares states of any width; the assignment maximises its sum.
+
+    Args:
+        teacher: Hidden states of each teacher layer over the same tokens, (tokens, H_T).
+        student: Those of each student layer, (tokens, H_S); no more layers than the teacher's.
+
+    Returns:
+        As `layer_pairs`.
+    """
+    grams = {layer: _centred(states) for layer, states in teacher.items()}
+    ours = {layer: _centred(states) for layer, states in student.items()}
+    alike = [[_alignment(states, grams[layer]) for layer in grams] for states in ours.values()]
+    rows, columns = linear_sum_assignment(alike, maximize=True)
+    layers, students = list(grams), list(ours)
+    return [(layers[column], students[row]) for row, column in zip(rows, columns, strict=True)]
+
+
+def _centred(states: Tensor) -> Tensor:
+    states = states.double()
+    return states - states.mean(0)
+
+
+def _alignment(left: Tensor, right: Tensor) -> float:
+    norms = torch.linalg.norm(left.T @ left) * torch.linalg.norm(right.T @ right)
+    return float((left.T @ right).square().sum() / norms)
 
 
 def _sources(kind: str, student: int, teacher_layers: int, student_layers: int) -> Iterable[int]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
@@ -17,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import DistillationArguments
 from hf_kdnas.distill.capture import MODEL_INPUTS, Capture, forward_signals
+from hf_kdnas.distill.checks import check_teacher, check_vocabularies, refuse_sharding
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
 from hf_kdnas.distill.signals import TeacherSignals
@@ -100,8 +100,8 @@ class DistillationTrainer(Trainer):
             projection=projection,
             seed=args.seed,
         )
-        _check_teacher(model, live, cached, criterion.teacher_signals)
-        _check_vocabularies(processing_class, teacher_processing_class)
+        check_teacher(model, live, cached, criterion.teacher_signals)
+        check_vocabularies(processing_class, teacher_processing_class)
         if data_collator is None:
             needed = None if cached is None else cached.only(criterion.teacher_signals)
             data_collator = DistillationCollator(model.config.pad_token_id or 0, needed)
@@ -116,7 +116,7 @@ class DistillationTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        _refuse_sharding(self.accelerator.distributed_type)
+        refuse_sharding(self.accelerator.distributed_type)
         self.model_accepts_loss_kwargs = True
         self.criterion = criterion.to(args.device)
         self.teacher = live
@@ -125,6 +125,8 @@ class DistillationTrainer(Trainer):
         self._epoch_order = _EpochOrder()
         self.add_callback(self._epoch_order)  # type: ignore[no-untyped-call]
         self._terms: dict[str, Tensor] = {}
+        # The step at which each term was not finite for the first time; 0 where it always was.
+        self._broken_at = torch.zeros(len(self.criterion.weights), dtype=torch.long, device=args.device)
         self._steps_since_log = 0
 
     # What a batch is
@@ -155,6 +157,7 @@ class DistillationTrainer(Trainer):
         """The micro-batches of a step, and the units of each objective over all of them and all ranks."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self._steps_since_log += 1
+        self.criterion.progress = self.state.global_step / max(1, self.state.max_steps)
         # Trainer empties the gradients of the student alone.
         self.criterion.zero_grad()
         return samples, self._counts(samples)
@@ -191,9 +194,29 @@ class DistillationTrainer(Trainer):
         loss, terms = self.criterion(student, self._teacher_signals(inputs), inputs, counts)
         for name, term in terms.items():
             self._terms[name] = self._terms.get(name, 0) + term
+        self._watch(terms)
         # DDP takes the mean over ranks where the step's loss is their sum.
         loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss, "logits": student["logits"]}) if return_outputs else loss
+
+    def _watch(self, terms: Mapping[str, Tensor]) -> None:
+        """Stop at a term that is not finite; on an accelerator, at the next log, without waiting for it."""
+        broken = ~torch.stack(list(terms.values())).isfinite() & (self._broken_at == 0)
+        self._broken_at = torch.where(broken, self.state.global_step + 1, self._broken_at)
+        if self.args.device.type == "cpu":
+            self._stop_if_broken()
+
+    def _stop_if_broken(self) -> None:
+        found = zip(self.criterion.weights, self._broken_at.tolist(), strict=True)
+        steps = {name: step for name, step in found if step}
+        if steps:
+            name = min(steps, key=lambda each: steps[each])
+            raise InvalidInput(
+                f"objectives.{name}",
+                f"a loss that is not finite, first at step {steps[name]}",
+                "it must be finite",
+                "Lower the learning rate, or train in fp32; if it is so from step 1 on, look at the teacher.",
+            )
 
     def _teacher_signals(self, inputs: Mapping[str, Any]) -> Mapping[str, Tensor]:
         if "teacher" in inputs or not self.criterion.teacher_signals:
@@ -231,10 +254,16 @@ class DistillationTrainer(Trainer):
             return
         spread = range(0, len(self.train_dataset), max(1, len(self.train_dataset) // CALIBRATION_ROWS))
         batch = self._prepare_inputs(self.data_collator([self.train_dataset[row] for row in spread]))
-        self.criterion.calibrate(self._teacher_signals(batch), batch)
+        student = cast("nn.Module", self.model)
+        training = student.training
+        with torch.no_grad(), self.accelerator.autocast():
+            signals = forward_signals(student.eval(), self._student_capture, batch)
+        student.train(training)
+        self.criterion.calibrate(signals, self._teacher_signals(batch), batch)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's own, with the mean of each term since the last time beside the loss."""
+        self._stop_if_broken()
         if "loss" in logs and self._terms:
             sums = torch.stack(list(self._terms.values()))
             if self.accelerator.num_processes > 1:
@@ -316,72 +345,3 @@ def _teacher_shape(live: PreTrainedModel | None, cached: TeacherSignals | None) 
     if cached is not None:
         return cached.teacher
     return Architecture.from_config(live.config) if live is not None else None
-
-
-def _check_teacher(
-    student: PreTrainedModel,
-    live: PreTrainedModel | None,
-    cached: TeacherSignals | None,
-    needed: frozenset[str],
-) -> None:
-    """Refuse a teacher that can't give the needed signals for this student."""
-    if live is None and cached is None:
-        if needed:
-            raise InvalidInput(
-                "teacher",
-                None,
-                f"the objectives need its {', '.join(sorted(needed))}",
-                "Give a model or TeacherSignals, or the task objective alone.",
-            )
-        return
-    missing = needed - set(cached.names) if cached is not None else None
-    if missing:
-        raise InvalidInput(
-            "teacher",
-            ", ".join(sorted(cached.names)) if cached is not None else None,
-            f"the objectives need {', '.join(sorted(missing))} as well",
-            "Build the signals with all names in DistillationCriterion.teacher_signals.",
-        )
-    source = cached if cached is not None else cast("PreTrainedModel", live).config
-    if source.vocab_size != student.config.vocab_size:
-        raise InvalidInput(
-            "vocab_size",
-            student.config.vocab_size,
-            f"the teacher's vocabulary has {source.vocab_size} entries",
-            "Make the student from the teacher's config and tokenizer.",
-        )
-    if "logits" in needed and source.num_labels != student.config.num_labels:
-        raise InvalidInput(
-            "num_labels",
-            student.config.num_labels,
-            f"the teacher has {source.num_labels} labels",
-            "Give student and teacher the same labels, or leave the logits objective out.",
-        )
-
-
-def _check_vocabularies(
-    student: PreTrainedTokenizerBase | None, teacher: PreTrainedTokenizerBase | None
-) -> None:
-    """Refuse tokenizers that number their tokens differently, even where the sizes agree."""
-    if student is None or teacher is None:
-        return
-    ours, theirs = student.get_vocab(), teacher.get_vocab()
-    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
-    if differing:
-        token = differing[0]
-        raise InvalidInput(
-            "processing_class",
-            f"{token!r} as id {ours.get(token)}",
-            f"the teacher's tokenizer has it as id {theirs.get(token)}; {len(differing)} tokens differ",
-            "Use the teacher's tokenizer for the student.",
-        )
-
-
-def _refuse_sharding(distributed_type: DistributedType) -> None:
-    if distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise InvalidInput(
-            "distributed_type",
-            distributed_type.value,
-            "hooks need whole layers on each rank",
-            "Launch with DDP (accelerate launch --multi_gpu) or one process.",
-        )

@@ -84,7 +84,8 @@ class MiniKD:
         backward = self._backward(student, criterion)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            for micro_batches in itertools.islice(self._micro_batches(), steps):
+            for step, micro_batches in enumerate(itertools.islice(self._micro_batches(), steps)):
+                criterion.progress = step / steps
                 backward(micro_batches)
                 torch.nn.utils.clip_grad_norm_(parameters, self.section.max_grad_norm)
                 optimiser.step()

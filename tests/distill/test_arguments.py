@@ -14,7 +14,7 @@ from hf_kdnas.recipe import TrainingSection
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objectives": {"logit": {}}}, "objectives are logits, hidden, relations, task"),
+        ({"objectives": {"logit": {}}}, "objectives are logits, hidden, embeddings"),
         ({"objectives": '{"logits": '}, "must be JSON"),
         ({"remove_unused_columns": True}, "signals are such columns"),
         ({"fsdp": "full_shard"}, "hooks need whole layers"),

@@ -63,6 +63,16 @@ def test_weighted_sum_of_terms_over_their_own_units(batch, signals):
     assert criterion.teacher_signals == {"hidden.1", "hidden.2"}
 
 
+def test_a_weight_may_change_over_the_training(batch, signals):
+    linear = {"task": {"weight": {"from": 1, "to": 0.2}}, "logits": {"weight": {"from": 0, "to": 4}}}
+    criterion = DistillationCriterion(linear, SHAPE, SHAPE)
+    other = {name: tensor + torch.randn_like(tensor) for name, tensor in signals.items()}
+    for progress, task, logits in ((0.0, 1.0, 0.0), (0.25, 0.8, 1.0), (1.0, 0.2, 4.0)):
+        criterion.progress = progress
+        loss, terms = criterion(signals, other, batch, criterion.counts(batch))
+        assert loss.item() == pytest.approx((task * terms["task"] + logits * terms["logits"]).item())
+
+
 def test_learned_maps_are_its_parameters_and_its_state(signals):
     criterion = DistillationCriterion({"hidden": None}, SHAPE, SHAPE)
     torch.manual_seed(1)
@@ -87,10 +97,13 @@ def test_a_step_without_units_costs_nothing(signals):
 @pytest.mark.parametrize(
     ("objectives", "message"),
     [
-        ({"logit": {}}, "objectives are logits, hidden, relations, task"),
-        ({"logits": {"temprature": 2}}, "options are weight, temperature"),
+        ({"logit": {}}, "objectives are logits, hidden, embeddings, attention"),
+        ({"logits": {"temprature": 2}}, "options are weight, loss, temperature"),
         ({"hidden": {"projection": None}}, "options are weight, layers"),
-        ({"logits": {"weight": -1}}, "must be 0 or more"),
+        ({"logits": {"weight": -1}}, "must be a number of 0 or more"),
+        ({"logits": {"weight": {"from": 1}}}, "from: NUMBER, to: NUMBER"),
+        ({"logits": {"weight": {"from": 1, "to": -1}}}, "must be a number of 0 or more"),
+        ({"logits": {"weight": {"from": 0, "to": 0}}}, "at least one needs a weight"),
         ({"logits": {"weight": 0}}, "at least one needs a weight"),
         ({}, "at least one needs a weight"),
         ({"hf_kdnas.nowhere:Loss": {}}, "can't be imported"),

@@ -13,13 +13,21 @@ from transformers import AutoModelForSequenceClassification, BertTokenizerFast, 
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import DistillationArguments
-from hf_kdnas.distill.criterion import DistillationCriterion
+from hf_kdnas.distill.criterion import DistillationCriterion, check_objectives
 from hf_kdnas.distill.data import DistillationCollator
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.distill.trainer import DistillationTrainer, last_checkpoint
 from hf_kdnas.errors import InvalidInput
 
-ALL = {"logits": {}, "hidden": {"weight": 0.5}, "relations": {}, "task": {"weight": 0.1}}
+ALL = {
+    "logits": {},
+    "hidden": {"weight": 0.5, "layers": "searched"},
+    "embeddings": {},
+    "attention": {"weight": 0.5},
+    "relations": {},
+    "direct_relations": {"weight": {"from": 0.5, "to": 0.5}},
+    "task": {"weight": 0.1},
+}
 SHAPE = Architecture(num_hidden_layers=2, hidden_size=16, num_attention_heads=4, intermediate_size=32)
 
 
@@ -142,9 +150,9 @@ def test_the_gradient_is_that_of_the_criterion_on_the_whole_batch(teacher, make_
         layers = model.bert.encoder.layer
         states = output.hidden_states
         signals.append({"logits": output.logits} | {f"hidden.{k}": state for k, state in enumerate(states)})
-        for part in ("query", "key", "value"):
-            linear = getattr(layers[-1].attention.self, part)
-            signals[-1][f"{part}.{len(layers)}"] = linear(states[-2])
+        for number, layer in enumerate(layers, start=1):
+            for part in ("query", "key", "value"):
+                signals[-1][f"{part}.{number}"] = getattr(layer.attention.self, part)(states[number - 1])
     detached = {name: signal.detach() for name, signal in signals[1].items()}
     loss, _ = criterion(signals[0], detached, batch, criterion.counts(batch))
     loss.backward()
@@ -179,8 +187,10 @@ def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(teacher, make_stud
     with safe_open(checkpoint / "model.safetensors", "pt") as file:
         assert set(file.keys()) == set(student.state_dict())
     with safe_open(checkpoint / "criterion.safetensors", "pt") as file:
+        maps = ["hidden.maps.1", "hidden.maps.2", "embeddings.maps.0"]
+        maps += [f"direct_relations.maps.{part}" for part in ("query", "key", "value")]
         assert set(file.keys()) == {
-            f"objectives.hidden.maps.{layer}.{part}" for layer in (1, 2) for part in ("weight", "bias")
+            f"objectives.{each}.{part}" for each in maps for part in ("weight", "bias")
         }
     trainer.save_model(str(tmp_path / "final"))
     assert not (tmp_path / "final" / "criterion.safetensors").exists()
@@ -190,7 +200,8 @@ def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(teacher, make_stud
 
 @pytest.mark.parametrize("step", [3, 5, 8])
 def test_a_resumed_run_ends_with_the_same_weights(teacher, make_student, arguments, tmp_path, step):
-    args = arguments(save_strategy="steps", save_steps=1, num_train_epochs=2)
+    fading = {**ALL, "logits": {"weight": {"from": 1.0, "to": 0.0}}}
+    args = arguments(save_strategy="steps", save_steps=1, num_train_epochs=2, objectives=fading)
     ends = []
     for checkpoint in (None, str(tmp_path / "out" / f"checkpoint-{step}")):
         torch.manual_seed(len(ends))
@@ -217,9 +228,33 @@ def test_terms_are_logged_by_name(teacher, make_student, arguments):
     trainer.train()
     first, second = trainer.state.log_history[:2]
     for logs in (first, second):
-        weighted = sum(ALL[name].get("weight", 1.0) * logs[f"loss_{name}"] for name in ALL)
+        weights = check_objectives(ALL)
+        weighted = sum(weight.at(0) * logs[f"loss_{name}"] for name, weight in weights.items())
         assert logs["loss"] == pytest.approx(weighted, abs=1e-3)
     assert first["loss_hidden"] != second["loss_hidden"]
+
+
+def test_a_weight_falls_with_the_steps(teacher, make_student, arguments):
+    args = arguments(objectives={"logits": {"weight": {"from": 1.0, "to": 0.0}}}, num_train_epochs=1)
+    trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(32))
+    trainer.train()
+    for step, logs in enumerate(trainer.state.log_history[:4]):
+        assert logs["loss"] == pytest.approx(logs["loss_logits"] * (1 - step / 4), abs=6e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(teacher, make_student, arguments):
+    trainer = DistillationTrainer(make_student(), arguments(), teacher, train_dataset=rows_of(32))
+
+    real = trainer.criterion.forward
+
+    def forward(*inputs):
+        loss, terms = real(*inputs)
+        factor = torch.nan if trainer.state.global_step == 2 else 1.0
+        return loss, {**terms, "relations": factor * terms["relations"]}
+
+    trainer.criterion.forward = forward
+    with pytest.raises(InvalidInput, match=r"objectives\.relations.*not finite, first at step 3"):
+        trainer.train()
 
 
 def test_evaluation_asks_the_student_alone(teacher, make_student, arguments, tmp_path):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 
+from hf_kdnas.distill.objectives.attention import Attention
 from hf_kdnas.distill.objectives.base import Batch, Objective, Signals
+from hf_kdnas.distill.objectives.direct_relations import DirectRelations
+from hf_kdnas.distill.objectives.embeddings import Embeddings
 from hf_kdnas.distill.objectives.hidden import HiddenStates
 from hf_kdnas.distill.objectives.logits import Logits
 from hf_kdnas.distill.objectives.relations import Relations
@@ -13,7 +16,10 @@ from hf_kdnas.errors import InvalidInput
 
 __all__ = [
     "OBJECTIVES",
+    "Attention",
     "Batch",
+    "DirectRelations",
+    "Embeddings",
     "HiddenStates",
     "Logits",
     "Objective",
@@ -26,7 +32,10 @@ __all__ = [
 OBJECTIVES: dict[str, type[Objective]] = {
     "logits": Logits,
     "hidden": HiddenStates,
+    "embeddings": Embeddings,
+    "attention": Attention,
     "relations": Relations,
+    "direct_relations": DirectRelations,
     "task": Task,
 }
 

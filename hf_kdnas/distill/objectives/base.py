@@ -53,8 +53,8 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def calibrate(self, teacher: Signals, batch: Batch) -> None:
-        """Fix, from a sample of the teacher's signals, what has to stay the same in all batches."""
+    def calibrate(self, student: Signals, teacher: Signals, batch: Batch) -> None:
+        """Fix, from a sample of both models' signals, what has to stay the same in all batches."""
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """The sum of the loss over the batch's units, in fp32 also under autocast.

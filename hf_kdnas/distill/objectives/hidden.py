@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.layer_maps import layer_pairs
+from hf_kdnas.distill.layer_maps import SEARCHED, layer_pairs, searched_pairs
 from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_tokens, sum_over_tokens
 from hf_kdnas.errors import InvalidInput
 
@@ -25,12 +25,15 @@ class HiddenStates(Objective):
     student's, divided by the variance of the projected states; there is nothing to learn. That variance
     belongs to the teacher layer and is fixed once, by `calibrate` or by the first batch.
 
+    The layer map may also be `searched`: one teacher layer for each student layer, those that are most
+    alike on a sample before the training (see `searched_pairs`).
+
     The value per token is the mean over the student's layers. Units: tokens.
 
     Args:
         student: Shape of the student.
         teacher: Shape of the teacher.
-        layers: Layer map by name, or pairs [teacher layer, student layer] (see `layer_pairs`).
+        layers: Layer map by name, `searched`, or pairs [teacher layer, student layer] (see `layer_pairs`).
         projection: The fixed map P, (H_T, H_S), or None to learn maps.
 
     Raises:
@@ -49,16 +52,17 @@ class HiddenStates(Objective):
         projection: Tensor | None = None,
     ) -> None:
         super().__init__(student, teacher)
-        self.sources: dict[int, list[int]] = {}
-        for source, layer in layer_pairs(layers, teacher.num_hidden_layers, student.num_hidden_layers):
-            self.sources.setdefault(layer, []).append(source)
+        self.searched = layers == SEARCHED
+        self.sources = _candidates(student, teacher) if self.searched else _sources(student, teacher, layers)
         self.used = sorted({source for sources in self.sources.values() for source in sources})
         self.student_signals = frozenset(f"hidden.{layer}" for layer in self.sources)
         self.teacher_signals = frozenset(f"hidden.{source}" for source in self.used)
         if projection is None:
             self.maps = nn.ModuleDict(
                 {
-                    str(layer): nn.Linear(student.hidden_size, len(sources) * teacher.hidden_size)
+                    str(layer): nn.Linear(
+                        student.hidden_size, (1 if self.searched else len(sources)) * teacher.hidden_size
+                    )
                     for layer, sources in self.sources.items()
                 }
             )
@@ -67,7 +71,7 @@ class HiddenStates(Objective):
         # Neither buffer is saved: the caller gives the projection again, and calibrates again.
         self.register_buffer("projection", projection, persistent=False)
         self.register_buffer("variance", torch.ones(len(self.used)), persistent=False)
-        self.calibrated = projection is None
+        self.calibrated = projection is None and not self.searched
         # The student was cut from the first residual units: a slice does, without a matrix product.
         self.cut = projection is not None and torch.equal(
             projection, torch.eye(*projection.shape).to(projection)
@@ -77,15 +81,21 @@ class HiddenStates(Objective):
         """Tokens."""
         return count_tokens(batch)
 
-    def calibrate(self, teacher: Signals, batch: Batch) -> None:
-        """Fix the variance of each projected teacher layer, over the tokens of this sample."""
-        if self.projection is None:
-            return
+    def calibrate(self, student: Signals, teacher: Signals, batch: Batch) -> None:
+        """Fix the searched layer map, and the variance of each projected teacher layer, over this sample."""
         kept = batch["attention_mask"].bool()
-        for position, source in enumerate(self.used):
-            states = teacher[f"hidden.{source}"][kept].to(self.projection.dtype)
-            self.variance[position] = self._projected(states).var()
+        if self.searched:
+            self._search(student, teacher, kept)
+        if self.projection is not None:
+            for position, source in enumerate(self.used):
+                states = teacher[f"hidden.{source}"][kept].to(self.projection.dtype)
+                self.variance[position] = self._projected(states).var()
         self.calibrated = True
+
+    def _search(self, student: Signals, teacher: Signals, kept: Tensor) -> None:
+        theirs = {source: teacher[f"hidden.{source}"][kept] for source in self.used}
+        ours = {layer: student[f"hidden.{layer}"][kept] for layer in self.sources}
+        self.sources = {layer: [source] for source, layer in searched_pairs(theirs, ours)}
 
     def _projected(self, states: Tensor) -> Tensor:
         projection = cast("Tensor", self.projection)
@@ -96,7 +106,8 @@ class HiddenStates(Objective):
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Sum over the tokens."""
         if not self.calibrated:
-            self.calibrate(teacher, batch)
+            with torch.no_grad():
+                self.calibrate(student, teacher, batch)
         error = self._learned_error if self.projection is None else self._projected_error
         return sum_over_tokens(error(student, teacher), batch) / len(self.sources)
 
@@ -111,7 +122,8 @@ class HiddenStates(Objective):
 
     def _projected_error(self, student: Signals, teacher: Signals) -> Tensor:
         """The same against projected teacher states, relative to their variance."""
-        projected = {source: self._projected(teacher[f"hidden.{source}"]) for source in self.used}
+        wanted = sorted({source for sources in self.sources.values() for source in sources})
+        projected = {source: self._projected(teacher[f"hidden.{source}"]) for source in wanted}
         variance = dict(zip(self.used, self.variance, strict=True))
         errors = []
         for layer, sources in self.sources.items():
@@ -119,6 +131,29 @@ class HiddenStates(Objective):
                 error = (student[f"hidden.{layer}"] - projected[source]).square().mean(-1)
                 errors.append(error / (variance[source] * len(sources)))
         return torch.stack(errors).sum(0)
+
+
+def _sources(
+    student: Architecture, teacher: Architecture, layers: str | Sequence[Sequence[int]]
+) -> dict[int, list[int]]:
+    """Teacher layers of each student layer."""
+    found: dict[int, list[int]] = {}
+    for source, layer in layer_pairs(layers, teacher.num_hidden_layers, student.num_hidden_layers):
+        found.setdefault(layer, []).append(source)
+    return found
+
+
+def _candidates(student: Architecture, teacher: Architecture) -> dict[int, list[int]]:
+    """All teacher layers for each student layer, of which the search leaves one."""
+    depth = teacher.num_hidden_layers
+    if student.num_hidden_layers > depth:
+        raise InvalidInput(
+            "objectives.hidden.layers",
+            SEARCHED,
+            f"the student ({student.num_hidden_layers} layers) may be no deeper than the teacher ({depth})",
+            "Choose a shallower student, or list the pairs.",
+        )
+    return {layer: list(range(1, depth + 1)) for layer in range(1, student.num_hidden_layers + 1)}
 
 
 def _check_projection(projection: Tensor, student: Architecture, teacher: Architecture) -> None:

@@ -6,10 +6,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_tokens, sum_over_tokens
+from hf_kdnas.distill.objectives.scores import row_loss, scaled_scores
 from hf_kdnas.errors import InvalidInput
 
 PARTS = ("query", "key", "value")
@@ -26,7 +26,8 @@ class Relations(Objective):
     are concatenated and split again into the same number of relation heads for teacher and student,
     `R = softmax(X X^T / sqrt(d_r))` per relation head, and the loss per query row is `KL(R_T || R_S)`,
     mean over the relation heads, summed over the three. Padded keys are masked before the softmax,
-    padded queries leave the sum.
+    padded queries leave the sum. Without the softmax (as in AutoDistil's own code) it is the mean squared
+    difference over the real keys.
 
     Units: query rows (tokens).
 
@@ -37,6 +38,7 @@ class Relations(Objective):
             for teachers of 12 layers and more.
         relation_heads: Number of relation heads; None means the largest common divisor of both
             attention widths that is no more than the teacher's heads.
+        softmax: Compare distributions.
 
     Raises:
         InvalidInput: If the layer doesn't exist or the relation heads don't divide both widths.
@@ -49,22 +51,18 @@ class Relations(Objective):
         *,
         teacher_layer: int | None = None,
         relation_heads: int | None = None,
+        softmax: bool = True,
     ) -> None:
         super().__init__(student, teacher)
-        self.teacher_layer = _default_layer(teacher) if teacher_layer is None else teacher_layer
+        self.softmax = softmax
+        self.teacher_layer = upper_layer(teacher) if teacher_layer is None else teacher_layer
         self.relation_heads = _default_heads(student, teacher) if relation_heads is None else relation_heads
         self._check()
         self.student_signals = frozenset(f"{part}.{student.num_hidden_layers}" for part in PARTS)
         self.teacher_signals = frozenset(f"{part}.{self.teacher_layer}" for part in PARTS)
 
     def _check(self) -> None:
-        if not 1 <= self.teacher_layer <= self.teacher.num_hidden_layers:
-            raise InvalidInput(
-                "objectives.relations.teacher_layer",
-                self.teacher_layer,
-                f"the teacher has layers 1 to {self.teacher.num_hidden_layers}",
-                "Name a layer that exists.",
-            )
+        check_layer("relations", self.teacher_layer, self.teacher)
         common = math.gcd(self.student.attention_size, self.teacher.attention_size)
         if self.relation_heads < 1 or common % self.relation_heads:
             raise InvalidInput(
@@ -84,23 +82,30 @@ class Relations(Objective):
         mask = batch["attention_mask"].bool()
         rows = []
         for part in PARTS:
-            learned = self._relation(student[f"{part}.{self.student.num_hidden_layers}"], mask)
-            wanted = self._relation(teacher[f"{part}.{self.teacher_layer}"], mask)
-            divergence = functional.kl_div(learned, wanted, reduction="none", log_target=True)
-            rows.append(divergence.sum(-1).mean(1))
+            learned = self._scores(student[f"{part}.{self.student.num_hidden_layers}"])
+            wanted = self._scores(teacher[f"{part}.{self.teacher_layer}"])
+            rows.append(row_loss(learned, wanted, mask, softmax=self.softmax))
         return sum_over_tokens(torch.stack(rows).sum(0), batch)
 
-    def _relation(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Log-probabilities log R, (batch, relation heads, length, length), of states X."""
-        heads = states.view(*states.shape[:2], self.relation_heads, -1).transpose(1, 2)
-        scores = heads @ heads.mT / math.sqrt(heads.shape[-1])
-        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
-        return functional.log_softmax(scores, dim=-1)
+    def _scores(self, states: Tensor) -> Tensor:
+        return scaled_scores(states, states, self.relation_heads)
 
 
-def _default_layer(teacher: Architecture) -> int:
+def upper_layer(teacher: Architecture) -> int:
+    """The teacher layer whose attention is learned from where none is named."""
     depth = teacher.num_hidden_layers
     return depth - 1 if depth >= DEEP else depth
+
+
+def check_layer(name: str, layer: int, teacher: Architecture) -> None:
+    """Refuse a `teacher_layer` that doesn't exist."""
+    if not 1 <= layer <= teacher.num_hidden_layers:
+        raise InvalidInput(
+            f"objectives.{name}.teacher_layer",
+            layer,
+            f"the teacher has layers 1 to {teacher.num_hidden_layers}",
+            "Name a layer that exists.",
+        )
 
 
 def _default_heads(student: Architecture, teacher: Architecture) -> int:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.objectives import HiddenStates, Logits, Objective, Relations, Task
+from hf_kdnas.distill.objectives import (
+    Attention,
+    DirectRelations,
+    Embeddings,
+    HiddenStates,
+    Logits,
+    Objective,
+    Relations,
+    Task,
+)
 from hf_kdnas.errors import InvalidInput
 
 TEACHER = Architecture(num_hidden_layers=4, hidden_size=12, num_attention_heads=6, intermediate_size=16)
@@ -54,16 +65,39 @@ def assert_equal_to(objective: Objective, direct, batch=None):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_logits():
+def kl(p, q):
+    return (p * (p / q).log()).sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "divergence"),
+    [
+        ("kl", kl),
+        ("reverse_kl", lambda p, q: kl(q, p)),
+        ("js", lambda p, q: (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2),
+    ],
+)
+def test_logits(loss, divergence):
     def direct(student, teacher):
         total = 0
         for learned, wanted in zip(student["logits"], teacher["logits"], strict=True):
-            p, q = torch.softmax(wanted / 3, 0), torch.softmax(learned / 3, 0)
-            total = total + 9 * (p * (p / q).log()).sum()
+            total = total + 9 * divergence(torch.softmax(wanted / 3, 0), torch.softmax(learned / 3, 0))
         return total
 
-    assert_equal_to(Logits(STUDENT, TEACHER, temperature=3.0), direct)
+    assert_equal_to(Logits(STUDENT, TEACHER, temperature=3.0, loss=loss), direct)
     assert Logits(STUDENT, TEACHER).count(batch_of()) == 3
+
+
+def test_logits_themselves():
+    def direct(student, teacher):
+        return sum(((student["logits"][row] - teacher["logits"][row]) ** 2).mean() for row in range(3))
+
+    assert_equal_to(Logits(STUDENT, TEACHER, loss="mse"), direct)
+
+
+def test_another_loss_of_logits_is_refused():
+    with pytest.raises(InvalidInput, match="kl, reverse_kl, js, mse"):
+        Logits(STUDENT, TEACHER, loss="forward")
 
 
 def test_logits_of_a_regression_are_compared_by_their_squared_difference():
@@ -155,7 +189,7 @@ def test_the_variance_of_a_projection_is_fixed_once():
     doubled = {name: 2 * signal for name, signal in teacher.items()}
     zeros = {name: torch.zeros_like(signal) for name, signal in student.items()}
     assert objective(zeros, doubled, batch) / objective(zeros, teacher, batch) == pytest.approx(4)
-    objective.calibrate(doubled, batch)
+    objective.calibrate(student, doubled, batch)
     assert objective(student, teacher, batch) == pytest.approx(before.item() / 4)
 
 
@@ -190,6 +224,121 @@ def test_relations(options, layer, heads):
 
     assert_equal_to(objective, direct)
     assert objective.count(batch_of()) == sum(LENGTHS)
+
+
+def test_relations_without_softmax():
+    objective = Relations(STUDENT, TEACHER, softmax=False, relation_heads=2)
+
+    def relation(states, length):
+        split = states[:length].reshape(length, 2, -1)
+        return [split[:, head] @ split[:, head].T / split.shape[-1] ** 0.5 for head in range(2)]
+
+    def direct(student, teacher):
+        total = 0
+        for row, length in enumerate(LENGTHS):
+            for part in ("query", "key", "value"):
+                wanted = relation(teacher[f"{part}.4"][row], length)
+                learned = relation(student[f"{part}.2"][row], length)
+                for p, q in zip(wanted, learned, strict=True):
+                    total = total + ((p - q) ** 2).mean(-1).sum() / 2
+        return total
+
+    assert_equal_to(objective, direct)
+
+
+def test_direct_relations():
+    objective = DirectRelations(STUDENT, TEACHER, teacher_layer=3)
+
+    def direct(student, teacher):
+        total = 0
+        for row, length in enumerate(LENGTHS):
+            for position in range(length):
+                for part in ("query", "key", "value"):
+                    linear = objective.maps[part]
+                    mapped = linear.weight @ student[f"{part}.2"][row, position] + linear.bias
+                    total = total + ((mapped - teacher[f"{part}.3"][row, position]) ** 2).mean()
+        return total
+
+    assert_equal_to(objective, direct)
+    assert objective.count(batch_of()) == sum(LENGTHS)
+    with pytest.raises(InvalidInput, match="layers 1 to 4"):
+        DirectRelations(STUDENT, TEACHER, teacher_layer=5)
+
+
+def test_embeddings():
+    objective = Embeddings(STUDENT, TEACHER)
+
+    def direct(student, teacher):
+        total = 0
+        for row, length in enumerate(LENGTHS):
+            for position in range(length):
+                linear = objective.maps["0"]
+                mapped = linear.weight @ student["hidden.0"][row, position] + linear.bias
+                total = total + ((mapped - teacher["hidden.0"][row, position]) ** 2).mean()
+        return total
+
+    assert_equal_to(objective, direct)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("heads", [2, 6])
+def test_attention(softmax, heads):
+    teacher_shape = dataclasses.replace(TEACHER, num_attention_heads=heads)
+    objective = Attention(STUDENT, teacher_shape, layers="uniform+last", softmax=softmax)
+
+    def maps(signals, row, length, layer, count):
+        query, key = (
+            signals[f"{part}.{layer}"][row, :length].reshape(length, count, -1) for part in ("query", "key")
+        )
+        return [query[:, head] @ key[:, head].T / query.shape[-1] ** 0.5 for head in range(count)]
+
+    def direct(student, teacher):
+        total = 0
+        for row, length in enumerate(LENGTHS):
+            for source, layer in ((2, 1), (3, 1), (4, 2)):
+                wanted = maps(teacher, row, length, source, heads)
+                learned = maps(student, row, length, layer, 2)
+                if heads != 2:  # nothing says which heads belong together
+                    wanted, learned = [sum(wanted) / heads], [sum(learned) / 2]
+                for p, q in zip(wanted, learned, strict=True):
+                    if softmax:
+                        value = kl(torch.softmax(p, -1), torch.softmax(q, -1))
+                    else:
+                        value = ((p - q) ** 2).mean(-1).sum()
+                    total = total + value / len(wanted) / 3
+        return total
+
+    assert_equal_to(objective, direct)
+    assert objective.count(batch_of()) == sum(LENGTHS)
+
+
+def test_attention_of_the_embeddings_is_refused():
+    with pytest.raises(InvalidInput, match="layers count from 1"):
+        Attention(STUDENT, TEACHER, layers=[[0, 1]])
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_hidden_searched_finds_the_layers_that_are_alike(projected):
+    projection = torch.eye(12, dtype=torch.float64)[:, :8] if projected else None
+    objective = HiddenStates(STUDENT, TEACHER, layers="searched", projection=projection).double()
+    batch, teacher, student = batch_of(), signals_of(TEACHER, 1), signals_of(STUDENT, 2)
+    for layer, source in ((1, 4), (2, 1)):
+        # Turned and shifted, which centred kernel alignment does not see.
+        turn, _ = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))
+        teacher[f"hidden.{source}"][..., 8:] = 0
+        student[f"hidden.{layer}"] = teacher[f"hidden.{source}"][..., :8] @ turn + 3
+    objective.calibrate(student, teacher, batch)
+    assert objective.sources == {1: [4], 2: [1]}
+    given = HiddenStates(STUDENT, TEACHER, layers=[[4, 1], [1, 2]], projection=projection).double()
+    given.load_state_dict(objective.state_dict())
+    given.calibrate(student, teacher, batch)
+    torch.testing.assert_close(objective(student, teacher, batch), given(student, teacher, batch))
+    assert objective.teacher_signals == {f"hidden.{layer}" for layer in range(1, 5)}
+
+
+def test_hidden_searched_needs_a_deep_enough_teacher():
+    with pytest.raises(InvalidInput, match="no deeper than the teacher"):
+        HiddenStates(TEACHER, STUDENT, layers="searched")
 
 
 def test_relations_choose_the_upper_middle_of_a_deep_teacher():
@@ -227,7 +376,13 @@ OBJECTIVES = {
     "task": lambda: Task(STUDENT, TEACHER),
     "hidden": lambda: HiddenStates(STUDENT, TEACHER, layers="uniform+last"),
     "projected": lambda: HiddenStates(STUDENT, TEACHER, projection=torch.eye(12)[:, :8].double()),
+    "searched": lambda: HiddenStates(STUDENT, TEACHER, layers="searched"),
+    "embeddings": lambda: Embeddings(STUDENT, TEACHER),
     "relations": lambda: Relations(STUDENT, TEACHER),
+    "raw relations": lambda: Relations(STUDENT, TEACHER, softmax=False),
+    "direct relations": lambda: DirectRelations(STUDENT, TEACHER),
+    "attention": lambda: Attention(STUDENT, TEACHER),
+    "attention distributions": lambda: Attention(STUDENT, TEACHER, softmax=True),
 }
 
 
@@ -255,7 +410,7 @@ def test_padding_never_matters(name, junk):
 def test_sums_and_counts_add_up_over_parts_of_a_batch(name):
     objective, whole = OBJECTIVES[name]().double(), batch_of()
     teacher, student = signals_of(TEACHER, 1), signals_of(STUDENT, 2)
-    objective.calibrate(teacher, whole)
+    objective.calibrate(student, teacher, whole)
     total = count = 0
     for row, length in enumerate(LENGTHS):
         part = {key: value[row : row + 1] for key, value in whole.items()}

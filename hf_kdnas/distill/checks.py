@@ -1,0 +1,84 @@
+"""What DistillationTrainer refuses at construction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from accelerate.utils import DistributedType
+
+from hf_kdnas.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from hf_kdnas.distill.signals import TeacherSignals
+
+
+def check_teacher(
+    student: PreTrainedModel,
+    live: PreTrainedModel | None,
+    cached: TeacherSignals | None,
+    needed: frozenset[str],
+) -> None:
+    """Refuse a teacher that can't give the needed signals for this student."""
+    if live is None and cached is None:
+        if needed:
+            raise InvalidInput(
+                "teacher",
+                None,
+                f"the objectives need its {', '.join(sorted(needed))}",
+                "Give a model or TeacherSignals, or the task objective alone.",
+            )
+        return
+    missing = needed - set(cached.names) if cached is not None else None
+    if missing:
+        raise InvalidInput(
+            "teacher",
+            ", ".join(sorted(cached.names)) if cached is not None else None,
+            f"the objectives need {', '.join(sorted(missing))} as well",
+            "Build the signals with all names in DistillationCriterion.teacher_signals.",
+        )
+    source = cached if cached is not None else cast("PreTrainedModel", live).config
+    if source.vocab_size != student.config.vocab_size:
+        raise InvalidInput(
+            "vocab_size",
+            student.config.vocab_size,
+            f"the teacher's vocabulary has {source.vocab_size} entries",
+            "Make the student from the teacher's config and tokenizer.",
+        )
+    if "logits" in needed and source.num_labels != student.config.num_labels:
+        raise InvalidInput(
+            "num_labels",
+            student.config.num_labels,
+            f"the teacher has {source.num_labels} labels",
+            "Give student and teacher the same labels, or leave the logits objective out.",
+        )
+
+
+def check_vocabularies(
+    student: PreTrainedTokenizerBase | None, teacher: PreTrainedTokenizerBase | None
+) -> None:
+    """Refuse tokenizers that number their tokens differently, even where the sizes agree."""
+    if student is None or teacher is None:
+        return
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    if differing:
+        token = differing[0]
+        raise InvalidInput(
+            "processing_class",
+            f"{token!r} as id {ours.get(token)}",
+            f"the teacher's tokenizer has it as id {theirs.get(token)}; {len(differing)} tokens differ",
+            "Use the teacher's tokenizer for the student.",
+        )
+
+
+def refuse_sharding(distributed_type: DistributedType) -> None:
+    """Refuse launches that split layers over ranks."""
+    if distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise InvalidInput(
+            "distributed_type",
+            distributed_type.value,
+            "hooks need whole layers on each rank",
+            "Launch with DDP (accelerate launch --multi_gpu) or one process.",
+        )

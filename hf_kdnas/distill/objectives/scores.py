@@ -1,0 +1,43 @@
+"""Scaled dot products per head, and how those of student and teacher are compared."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def scaled_scores(left: Tensor, right: Tensor, heads: int) -> Tensor:
+    """`X Y^T / sqrt(d)` per head, (batch, heads, length, length).
+
+    Args:
+        left: X, (batch, length, heads x d).
+        right: Y, likewise.
+        heads: Number of heads that the last dimension is split into.
+    """
+    split = [each.view(*each.shape[:2], heads, -1).transpose(1, 2) for each in (left, right)]
+    return split[0] @ split[1].mT / math.sqrt(split[0].shape[-1])
+
+
+def row_loss(learned: Tensor, wanted: Tensor, mask: Tensor, *, softmax: bool) -> Tensor:
+    """The loss of each query row, mean over heads, (batch, length).
+
+    Args:
+        learned: The student's scores, (batch, heads, length, length).
+        wanted: The teacher's.
+        mask: Which keys are no padding, (batch, length).
+        softmax: `KL(softmax(wanted) || softmax(learned))` over the real keys of a row; else the mean
+            squared difference over them.
+    """
+    keys = mask[:, None, None, :]
+    if softmax:
+        p, q = (_log_softmax(scores, keys) for scores in (wanted, learned))
+        return functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean(1)
+    squared = (learned - wanted).square().masked_fill(~keys, 0)
+    return (squared.sum(-1) / mask.sum(-1)[:, None, None]).mean(1)
+
+
+def _log_softmax(scores: Tensor, keys: Tensor) -> Tensor:
+    return functional.log_softmax(scores.masked_fill(~keys, torch.finfo(scores.dtype).min), dim=-1)

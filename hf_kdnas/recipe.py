@@ -121,6 +121,11 @@ class DataSection:
     )
     where: dict[str, list[Any]] | None = _option(None, "keep only rows whose column has one of these values")
     group: str | None = _option(None, "column whose rows stay on one side of every split that is cut")
+    group_contained: bool = _option(
+        False,
+        "keep texts with the longest text that contains them on one side of every split that is cut (phrases "
+        "and their sentences, as in SST-2)",
+    )
     train_split: str = _option("train", "split to train on")
     reporting_split: str | None = _option(
         None, "split that the report is about; null cuts it from the training split"

@@ -96,6 +96,10 @@ def _check_columns(data: DataSection) -> None:
             "must name one column, or two different ones",
             "Two columns are read as a pair of texts.",
         )
+    if data.group and data.group_contained:
+        raise InvalidInput(
+            "data.group_contained", True, "data.group already says what belongs together", "Set one of them."
+        )
     if data.label in data.text:
         raise InvalidInput(
             "data.text", data.text, f"{data.label} is the column of the labels", "Choose another column."

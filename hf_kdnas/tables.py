@@ -27,6 +27,8 @@ _BUILDERS = {
     ".jsonl": "json",
     ".parquet": "parquet",
 }
+# Column that groups phrases with their sentences, where that is asked for; no data set has one of this name.
+_SENTENCES = "\0sentences"
 _COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
 
 
@@ -75,6 +77,8 @@ def load_splits(data: DataSection) -> Splits:
     """
     splits = _read(data)
     train = _table(data, splits, "train_split", data.train_split)
+    if data.group_contained:
+        train[_SENTENCES] = containing_texts(train[data.text[0]])
     if data.reporting_split is None:
         train, reporting = _cut(data, train, data.reporting_fraction, "reporting")
     else:
@@ -214,7 +218,7 @@ def _cut(data: DataSection, table: Table, fraction: float, purpose: str) -> tupl
         The rows that are left, and those cut off: whole groups, drawn until they make `fraction`.
     """
     count = _rows(table)
-    groups = table[data.group] if data.group else range(count)
+    groups = table[data.group] if data.group else table.get(_SENTENCES, range(count))
     sizes: dict[Hashable, int] = {}
     for group in groups:
         sizes[group] = sizes.get(group, 0) + 1
@@ -235,6 +239,30 @@ def _cut(data: DataSection, table: Table, fraction: float, purpose: str) -> tupl
             "Give more rows, more groups, or another fraction.",
         )
     return _take(table, rest), _take(table, cut)
+
+
+def containing_texts(texts: Sequence[str]) -> list[int]:
+    """For each text the place of the longest one that contains it, word by word; of equals the first.
+
+    Phrases that were cut out of sentences (GLUE's SST-2) come together with their sentence so.
+    """
+    words = [tuple(text.split()) for text in texts]
+    # How long the texts are that begin with a word or two: spans of other lengths need no look.
+    lengths: dict[tuple[str, ...], set[int]] = {}
+    for each in words:
+        lengths.setdefault(each[:2], set()).add(len(each))
+    found: dict[tuple[str, ...], int] = {}
+    for row in sorted(range(len(words)), key=lambda row: -len(words[row])):
+        text = words[row]
+        if text in found:
+            continue
+        found[text] = row
+        for start in range(len(text)):
+            for opening in (text[start : start + 1], text[start : start + 2]):
+                for length in lengths.get(opening, ()):
+                    if start + length <= len(text):
+                        found.setdefault(text[start : start + length], row)
+    return [found[text] for text in words]
 
 
 def read_labels(data: DataSection, splits: Splits) -> Labels:

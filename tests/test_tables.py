@@ -11,7 +11,7 @@ import pytest
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe import DataSection
-from hf_kdnas.tables import Splits, load_splits, read_labels
+from hf_kdnas.tables import Splits, containing_texts, load_splits, read_labels
 
 ROWS = [
     {"text": f"text {index}", "label": index % 2, "film": f"film {index // 4}", "kind": "review"}
@@ -70,6 +70,39 @@ def test_no_group_is_on_both_sides(file: str) -> None:
     assert not films[0] & films[1]
     assert not films[0] & films[2]
     assert not films[1] & films[2]
+
+
+def test_phrases_stay_with_their_sentence(tmp_path: Path) -> None:
+    words = [f"word{number}" for number in range(40)]
+    rows = []
+    for sentence in range(30):
+        text = [f"sentence{sentence}", *words[sentence % 10 : sentence % 10 + 12]]
+        rows += [" ".join(text), " ".join(text[:5]), f"sentence{sentence}"]
+    path = tmp_path / "phrases.csv"
+    path.write_text(
+        "\n".join(["text,label", *(f"{text},{len(text) % 2}" for text in rows)]), encoding="utf-8"
+    )
+    splits = load_splits(DataSection(path=str(path), group_contained=True, selection_fraction=0.3))
+    sides = [
+        {text.split()[0] for text in side["text"]}
+        for side in (splits.train, splits.selection, splits.reporting)
+    ]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 30
+    assert len(splits.train["text"]) + len(splits.selection["text"]) + len(splits.reporting["text"]) == 90
+
+
+def test_a_text_is_grouped_with_the_longest_that_contains_it() -> None:
+    texts = [
+        "a good film",
+        "good",
+        "it is a good film indeed",
+        "is a",
+        "bad",
+        "good",
+        "film it",
+        "it is a good film",
+    ]
+    assert containing_texts(texts) == [2, 2, 2, 2, 4, 2, 6, 2]
 
 
 def test_one_group_cannot_be_split(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from hf_kdnas import metrics
@@ -22,13 +23,17 @@ class Labels:
     Attributes:
         names: Class names in the order of their ids; None for a regression.
         ids: The id of each value that occurs; empty for a regression.
+        listed: Whether a row has a list of values.
     """
 
     names: tuple[str, ...] | None
     ids: dict[Hashable, int]
+    listed: bool = False
 
-    def encode(self, values: Iterable[Any]) -> list[int] | list[float]:
-        """Class ids, or scores as floats."""
+    def encode(self, values: Iterable[Any]) -> list[Any]:
+        """Class ids (lists of them, where a row has several), or scores as floats."""
+        if self.listed:
+            return [[self.ids[value] for value in row] for row in values]
         if self.names is None:
             return [float(value) for value in values]
         return [self.ids[value] for value in values]
@@ -38,19 +43,24 @@ def read_labels(data: DataSection, splits: Splits) -> Labels:
     """What the label column's values mean.
 
     Floats are scores, and so are whole numbers where the metric is a correlation of scores;
-    anything else is classes.
+    anything else is classes. A column of lists has several of them a row.
 
     Raises:
         InvalidInput: If the values don't fit the metric or the names given, or are of one class.
     """
     tables = (splits.train, splits.selection, splits.reporting)
-    found = [value for table in tables for value in table[data.label]]
-    kinds = {type(value) for value in found}
-    scores = float in kinds or data.metric in metrics.REGRESSION_METRICS
+    column = [value for table in tables for value in table[data.label]]
+    training = splits.train[data.label]
+    listed = isinstance(column[0], list)
+    if listed:
+        column, training = (_joined(data, each) for each in (column, training))
+    kinds = {type(value) for value in column}
+    scores = not listed and (float in kinds or data.metric in metrics.REGRESSION_METRICS)
     if not kinds <= ({float, int} if scores else {int, bool} if int in kinds else {str, bool}):
+        lists = "lists with " if listed else ""
         raise InvalidInput(
             "data.label",
-            f"{data.label} with {', '.join(sorted(kind.__name__ for kind in kinds))}",
+            f"{data.label} with {lists}{', '.join(sorted(kind.__name__ for kind in kinds))}",
             "classes are whole numbers or texts, scores are numbers",
             "Choose another column or metric.",
         )
@@ -62,12 +72,26 @@ def read_labels(data: DataSection, splits: Splits) -> Labels:
                 f"{data.label} holds scores, not classes",
                 "Choose pearson or spearman.",
             )
-        _require_scores(data.label, splits.train[data.label], found)
+        _require_scores(data.label, training, column)
         return Labels(None, {})
-    values = set(found)
+    values = set(column)
     labels = _text_labels(data, values) if str in kinds else _number_labels(data, values, splits.class_names)
-    _require_several(data.label, splits.train[data.label])
-    return labels
+    _require_several(data.label, training)
+    return replace(labels, listed=listed)
+
+
+def _joined(data: DataSection, rows: Sequence[Any]) -> list[Any]:
+    """The values of all rows."""
+    kinds = sorted({type(row).__name__ for row in rows})
+    values = list(chain.from_iterable(rows)) if kinds == ["list"] else []
+    if not values:
+        raise InvalidInput(
+            "data.label",
+            f"{data.label} with {', '.join(kinds)}",
+            "rows have lists of labels, not all of them empty",
+            "Choose another column.",
+        )
+    return values
 
 
 def _require_several(column: str, training: Sequence[Any]) -> None:
@@ -100,6 +124,13 @@ def _text_labels(data: DataSection, values: set[str]) -> Labels:
 
 
 def _number_labels(data: DataSection, values: set[int], class_names: tuple[str, ...] | None) -> Labels:
+    if class_names and max(values) >= len(class_names):
+        raise InvalidInput(
+            "data.label",
+            f"{data.label} with {max(values)}",
+            f"the data set names {len(class_names)} classes, from 0",
+            "Mend these rows.",
+        )
     if min(values) < 0:
         kept = sorted(each for each in values if each >= 0)[:5]
         raise InvalidInput(

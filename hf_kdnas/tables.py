@@ -63,7 +63,8 @@ def load_splits(data: DataSection) -> Splits:
         order = sorted(range(_rows(train)), key=lambda row: _place(data.split_seed, "limit", row))
         train = _take(train, sorted(order[: data.limit]))
     train, selection = _cut(data, train, data.selection_fraction, "selection")
-    names = getattr(splits[data.train_split].features[data.label], "names", None)
+    feature = splits[data.train_split].features[data.label]
+    names = getattr(getattr(feature, "feature", feature), "names", None)  # a list has a feature within
     return Splits(train, selection, reporting, tuple(names) if names else None)
 
 

@@ -59,7 +59,10 @@ def test_scores() -> None:
         ([-1, 0, 1], {}, "data.label", r"data\.where: \{label: \[0, 1\]\}"),
         ([1, 1], {}, "data.label", "all rows to train on have the label 1"),
         ([0, "a"], {}, "data.label", "int, str"),
-        ([["a"], ["b"]], {}, "data.label", "list"),
+        ([["a"], "b"], {}, "data.label", "list, str"),
+        ([[0.5], [1.0]], {}, "data.label", "lists with float"),
+        ([[], []], {}, "data.label", "not all of them empty"),
+        ([["a"], ["b", "c"]], {"labels": ["a", "b"]}, "data.labels", "holds a, b, c"),
         ([0.5, 1.5], {"metric": "accuracy"}, "data.metric", "scores, not classes"),
         (["a", "b"], {"metric": "pearson"}, "data.label", "str"),
         (["a", "b"], {"labels": ["a", "c"]}, "data.labels", "holds a, b"),
@@ -71,3 +74,23 @@ def test_labels_that_do_not_fit(values: list[Any], options: dict[str, Any], fiel
     with pytest.raises(InvalidInput, match=part) as caught:
         read_labels(DataSection(path="d", **options), splits_of(values))
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("values", "class_names", "names", "encoded"),
+    [
+        ([["b", "a"], [], ["a"]], None, ("a", "b"), [[1, 0], [], [0]]),
+        ([[0, 2], [2]], ("x", "y", "z"), ("x", "y", "z"), [[0, 2], [2]]),
+    ],
+)
+def test_lists_of_classes(
+    values: list[Any], class_names: tuple[str, ...] | None, names: tuple[str, ...], encoded: list[Any]
+) -> None:
+    labels = read_labels(DataSection(path="d"), splits_of(values, class_names))
+    assert (labels.names, labels.listed) == (names, True)
+    assert labels.encode(values) == encoded
+
+
+def test_an_id_that_the_data_set_does_not_name() -> None:
+    with pytest.raises(InvalidInput, match="names 2 classes"):
+        read_labels(DataSection(path="d"), splits_of([0, 1, 2], ("bad", "good")))

@@ -44,11 +44,12 @@ class DistillationCollator:
     """Make a batch of rows, with the teacher's signals where they are cached.
 
     A row is a mapping with `input_ids`, and, where there are any, `token_type_ids`, `labels` (an
-    integer, a float for regression) and `index`, its place in the set that `signals` were made of.
+    integer, a float for regression, a list of floats for multi-label) and `index`, its place in the set
+    that `signals` were made of.
 
     The batch has `input_ids`, `attention_mask`, `token_type_ids` where the rows do, (batch, length),
-    `labels` (batch,), and `teacher`, the teacher's signals by name, each (batch, length, width) but for
-    "logits" (batch, labels).
+    `labels`, (batch,) or (batch, labels), and `teacher`, the teacher's signals by name, each (batch,
+    length, width) but for "logits" (batch, labels).
 
     Attributes:
         pad_token_id: Id that fills the padding.

@@ -170,3 +170,70 @@ def test_scores_of_logits() -> None:
     assert with_f1.score(logits, task.train)["f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
     score = dataclasses.replace(task, kind="regression", label_names=(), metrics=("spearman",))
     assert score.score(np.array([[0.1], [0.1], [3.0], [9.0]]), task.train) == {"spearman": pytest.approx(1.0)}
+
+
+def multi_label(names: tuple[str, ...], labels: list[list[float]]) -> Classification:
+    kind = "multi_label_classification"
+    task = task_of(names, [])
+    rows = [{"input_ids": [1], "labels": row} for row in labels]
+    return dataclasses.replace(
+        task, kind=kind, metrics=("f1", "accuracy"), train=rows, selection=rows, reporting=rows
+    )
+
+
+def test_lists_of_labels_become_multi_hot(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", [["sad"], ["good", "sad"], [], ["dull"]])
+    task = load_task(DataSection(path=path), tiny_tokenizer)
+    assert (task.kind, task.label_names) == ("multi_label_classification", ("dull", "good", "sad"))
+    assert task.metrics == ("f1", "accuracy")
+    assert task.config_fields()["problem_type"] == "multi_label_classification"
+    assert {tuple(row["labels"]) for row in task.train} == {(0, 0, 1), (0, 1, 1), (0, 0, 0), (1, 0, 0)}
+    assert {type(each) for row in task.train for each in row["labels"]} == {float}
+
+
+def test_names_of_lists_come_from_the_data_set(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+    names = ["dull", "good"]
+    features = Features({"text": Value("string"), "label": Sequence(ClassLabel(names=names))})
+    rows = [{"text": TEXTS[index % 4], "label": [[1], [0, 1]][index % 2]} for index in range(40)]
+    Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "rows.parquet"))
+    task = load_task(DataSection(path=str(tmp_path / "rows.parquet")), tiny_tokenizer)
+    assert task.label_names == ("dull", "good")
+    assert {tuple(row["labels"]) for row in task.train} == {(0, 1), (1, 1)}
+
+
+def test_a_flag_for_each_class_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", [[0, 1, 1], [1, 0, 0]])
+    with pytest.raises(InvalidInput, match="not a 0 or 1 for each class"):
+        load_task(DataSection(path=path), tiny_tokenizer)
+
+
+def test_multi_hot_labels_follow_the_order_of_the_head(tiny_bert_config: Any) -> None:
+    task = multi_label(("a", "b", "c"), [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    matched = task.matched_to(config_of(tiny_bert_config, ["c", "a", "b"]))
+    assert [row["labels"] for row in matched.train] == [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_head_that_gives_one_label_does_not_give_several(tiny_bert_config: Any, swapped: bool) -> None:
+    tasks = [task_of(("no", "yes"), [0, 1]), multi_label(("no", "yes"), [[1.0, 0.0]])]
+    task, other = tasks[::-1] if swapped else tasks
+    tiny_bert_config.problem_type = other.kind
+    with pytest.raises(InvalidInput, match=f"a head for {other.kind}"):
+        task.matched_to(tiny_bert_config)
+
+
+def test_scores_of_several_labels_are_over_pairs_of_row_and_label() -> None:
+    task = multi_label(("a", "b", "c"), [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    scores = task.score([np.array([2.0, -1.0, -3.0]), np.array([-0.1, 0.1, 4.0])], task.train)
+    assert scores == {"f1": pytest.approx(2 * 2 / (3 + 3)), "accuracy": pytest.approx(4 / 6)}
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_a_metric_of_scores_does_not_fit_several_labels(
+    tmp_path: Path, tiny_tokenizer: Any, metric: str
+) -> None:
+    path = write(tmp_path / "rows.jsonl", [["a"], ["b"]])
+    with pytest.raises(InvalidInput, match="scored by accuracy, f1, matthews"):
+        load_task(DataSection(path=path, metric=metric), tiny_tokenizer)

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.objectives.base import Batch, Objective, Signals
+from hf_kdnas.distill.objectives.outputs import is_multi_label
 from hf_kdnas.errors import InvalidInput
 
 IGNORED = -100  # Transformers' label for "no label here"
@@ -15,7 +16,9 @@ IGNORED = -100  # Transformers' label for "no label here"
 class Task(Objective):
     """Cross-entropy against integer labels, mean squared error against floating-point ones.
 
-    Units: samples with a label.
+    Multi-hot labels, (batch, labels) of floats, are compared label by label, by binary cross-entropy.
+
+    Units: samples with a label; with multi-hot labels, pairs of sample and label.
 
     Args:
         student: Shape of the student.
@@ -27,7 +30,7 @@ class Task(Objective):
         self.student_signals = frozenset({"logits"})
 
     def count(self, batch: Batch) -> int | Tensor:
-        """Samples with a label.
+        """Samples, or pairs of sample and label.
 
         Raises:
             InvalidInput: If the batch has no labels.
@@ -38,6 +41,9 @@ class Task(Objective):
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Sum over the labelled samples."""
         labels, logits = _labels(batch), student["logits"]
+        if is_multi_label(batch):
+            wanted = labels.to(logits.dtype)
+            return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
         if labels.is_floating_point():
             return (logits.flatten() - labels.flatten()).square().sum()
         return functional.cross_entropy(

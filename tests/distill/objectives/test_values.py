@@ -282,3 +282,30 @@ def test_fp32_inside_also_under_autocast(name):
     assert loss.dtype == torch.float32
     widened = [{key: signal.float() for key, signal in signals.items()} for signals in (student, teacher)]
     torch.testing.assert_close(loss, objective(*widened, batch), rtol=0, atol=0)
+
+
+MULTI_HOT = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+
+
+def test_logits_of_several_labels_are_one_distribution_each():
+    def direct(student, teacher):
+        total = 0
+        for row in range(len(LENGTHS)):
+            for label in range(LABELS):
+                p, q = (torch.sigmoid(each["logits"][row, label] / 3) for each in (teacher, student))
+                total = total + 9 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log())
+        return total
+
+    objective, batch = Logits(STUDENT, TEACHER, temperature=3.0), batch_of() | {"labels": MULTI_HOT}
+    assert_equal_to(objective, direct, batch)
+    assert objective.count(batch) == 9
+
+
+def test_task_of_several_labels():
+    def direct(student, teacher):
+        chance = torch.sigmoid(student["logits"])
+        return -(MULTI_HOT * chance.log() + (1 - MULTI_HOT) * (1 - chance).log()).sum()
+
+    objective, batch = Task(STUDENT, TEACHER), batch_of() | {"labels": MULTI_HOT}
+    assert_equal_to(objective, direct, batch)
+    assert objective.count(batch) == 9

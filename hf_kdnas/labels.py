@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hf_kdnas.tables import Splits
 
 
+IGNORED = -100  # Transformers' label for "no label here"
+
+
 @dataclass(frozen=True)
 class Labels:
     """How label values become ids, or scores.

@@ -21,7 +21,7 @@ from hf_kdnas.search.sampler import check_sampler
 from hf_kdnas.search.trackers import check_trackers
 from hf_kdnas.slicing import parameter_counter
 from hf_kdnas.space import DIMENSIONS, Constraint, SearchSpace
-from hf_kdnas.tasks import TaskData, load_task
+from hf_kdnas.tasks import TASKS, TaskData, load_task
 from hf_kdnas.teacher import load_config, load_tokenizer, with_task_head
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def make_plan(recipe: Recipe) -> Plan:
     check_trackers(recipe.report_to)
     target = LatencyTarget(**vars(recipe.latency))
     exporter = get_exporter(recipe.export.backend)
-    config = load_config(recipe.teacher)
+    config = load_config(recipe.teacher, TASKS[recipe.data.task].head)
     shape = Architecture.from_config(config)
     baselines = {name: baseline_architecture(name, shape) for name in recipe.search.baselines}
     _check_baselines(baselines, shape, recipe.distillation.initialisation)
     _check_length(recipe, get_family(config).max_length(config))
-    tokenizer = load_tokenizer(recipe.teacher, config)
+    tokenizer = load_tokenizer(recipe.teacher, config, task=recipe.data.task)
     task = load_task(recipe.data, tokenizer, max_length=get_family(config).max_length(config))
     if recipe.teacher.fine_tune is None:
         task = task.matched_to(config)

@@ -139,7 +139,10 @@ def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
         )
     table = _take(columns, kept)
     _refuse_gaps(table, [*data.text, data.label])
-    _require_texts(table, data.text)
+    if data.task == "token-classification":
+        _require_words(table, data.text[0])
+    else:
+        _require_texts(table, data.text)
     return table
 
 
@@ -169,6 +172,19 @@ def _require_texts(table: Table, columns: Iterable[str]) -> None:
             )
         if not any(value.strip() for value in table[column]):
             raise InvalidInput("data.text", column, "all its texts are empty", "Choose another column.")
+
+
+def _require_words(table: Table, column: str) -> None:
+    kinds = {type(value).__name__ for value in table[column]}
+    if kinds == {"list"}:
+        kinds = {f"lists of {type(word).__name__}" for words in table[column] for word in words}
+    if kinds != {"lists of str"}:
+        raise InvalidInput(
+            "data.text",
+            f"{column} with {', '.join(sorted(kinds)) or 'empty lists'}",
+            "token classification needs lists of words",
+            "Choose another column, or split its texts into words.",
+        )
 
 
 def _is_missing(value: Any) -> bool:

@@ -8,6 +8,7 @@ from hf_kdnas.tables import load_splits
 from hf_kdnas.tasks.base import Row, TaskData
 from hf_kdnas.tasks.classification import Classification
 from hf_kdnas.tasks.inference import by_length, evaluate_model, pad, predict, predict_onnx
+from hf_kdnas.tasks.tokens import TokenClassification
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ __all__ = [
     "Classification",
     "Row",
     "TaskData",
+    "TokenClassification",
     "by_length",
     "evaluate_model",
     "load_task",
@@ -29,6 +31,7 @@ __all__ = [
 
 TASKS: dict[str, type[TaskData]] = {
     "text-classification": Classification,
+    "token-classification": TokenClassification,
 }
 """By the name that Transformers' pipelines and the Hub have for them."""
 
@@ -51,4 +54,4 @@ def load_task(
         MissingPackage: If `data.path` names a package that isn't installed.
     """
     length = min(data.max_length, max_length or data.max_length)
-    return TASKS["text-classification"].load(data, load_splits(data), tokenizer, length)
+    return TASKS[data.task].load(data, load_splits(data), tokenizer, length)

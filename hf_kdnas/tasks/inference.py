@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# Names of the outputs of heads: of a question answering head the two last.
+OUTPUTS = ("logits", "start_logits", "end_logits")
+
+
 def by_length(rows: Sequence[Row], batch_size: int) -> list[list[int]]:
     """Positions of the rows in batches of similar length, the longest first."""
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
@@ -40,10 +44,13 @@ def pad(rows: Sequence[Row], pad_token_id: int) -> dict[str, NDArray[np.int64]]:
 def predict(
     model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int = 64, precision: str = "fp32"
 ) -> list[NDArray[np.float32]]:
-    """A model's logits, (labels,) of each row, in the order of the rows.
+    """A model's logits of each row, in the order of the rows.
+
+    (labels,) of a classification, (length, labels) of token classification, (length, 2) of question
+    answering: start and end.
 
     Args:
-        model: Any sequence classifier; used on the device where it is, and put back into the mode
+        model: Any model with a task head; used on the device where it is, and put back into the mode
             (training or not) that it was in.
         rows: Tokenised rows.
         batch_size: Rows in a batch.
@@ -60,7 +67,9 @@ def predict(
         for batch in by_length(rows, batch_size):
             inputs = pad([rows[index] for index in batch], model.config.pad_token_id or 0)
             tensors = {name: torch.from_numpy(value).to(model.device) for name, value in inputs.items()}
-            found.update(zip(batch, model(**tensors).logits.float().cpu().numpy(), strict=True))
+            outputs = model(**tensors)
+            logits = {name: outputs[name].float().cpu().numpy() for name in OUTPUTS if name in outputs}
+            found.update(zip(batch, _of_rows(logits, inputs["attention_mask"]), strict=True))
     model.train(was_training)
     return [found[index] for index in range(len(rows))]
 
@@ -74,7 +83,7 @@ def predict_onnx(
     threads: int = 1,
     provider: str = "CPUExecutionProvider",
 ) -> list[NDArray[np.float32]]:
-    """An ONNX model's logits, (labels,) of each row, in the order of the rows.
+    """An ONNX model's logits of each row, in the order of the rows, as `predict` gives them.
 
     Args:
         path: The model file.
@@ -91,11 +100,23 @@ def predict_onnx(
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     expected = {each.name for each in session.get_inputs()}
-    found: dict[int, Any] = {}
+    outputs = [each.name for each in session.get_outputs() if each.name in OUTPUTS]
+    found: dict[int, NDArray[np.float32]] = {}
     for batch in by_length(rows, batch_size):
         inputs = _with_types(pad([rows[index] for index in batch], pad_token_id), expected)
-        found.update(zip(batch, session.run(["logits"], inputs)[0], strict=True))
-    return [found[index].astype(np.float32) for index in range(len(rows))]
+        logits = dict(zip(outputs, session.run(outputs, inputs), strict=True))
+        found.update(zip(batch, _of_rows(logits, inputs["attention_mask"]), strict=True))
+    return [found[index] for index in range(len(rows))]
+
+
+def _of_rows(logits: Mapping[str, NDArray[Any]], mask: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """Each row's part of a batch's outputs, without padding."""
+    values = (
+        np.stack([logits[name] for name in OUTPUTS[1:]], -1) if OUTPUTS[1] in logits else logits["logits"]
+    )
+    if values.ndim == 2:
+        return list(values.astype(np.float32))
+    return [row[:size].astype(np.float32) for row, size in zip(values, mask.sum(1), strict=True)]
 
 
 def _with_types(inputs: Mapping[str, NDArray[np.int64]], expected: set[str]) -> dict[str, NDArray[np.int64]]:
@@ -114,7 +135,7 @@ def evaluate_model(
     """All metrics of a model on some rows.
 
     Args:
-        model: A sequence classifier with this task's head.
+        model: A model with this task's head.
         rows: Rows of the task, such as `task.selection`.
         task: Says which metrics.
         batch_size: Rows in a batch.

@@ -21,10 +21,11 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def rows_hash(rows: Iterable[Mapping[str, Any]]) -> str:
-    """SHA-256 of tokenised rows: their token ids, types and labels."""
+    """SHA-256 of tokenised rows: their token ids, types, and all that says what is right."""
     digest = hashlib.sha256()
     for row in rows:
         kept = [row["input_ids"], row.get("token_type_ids"), row.get("labels")]
+        kept += [row[name] for name in ("start_positions", "end_positions", "answers") if name in row]
         digest.update(json.dumps(kept).encode())
     return digest.hexdigest()
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_kdnas.distill.criterion import DistillationCriterion
-from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
+from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler
 from hf_kdnas.distill.signals import TeacherSignals, check_room, signals_key, teacher_hash
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import reads_tokens
 from hf_kdnas.given_student import load_student
 from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.precision import resolve_precision
@@ -66,7 +67,8 @@ def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator)
     chosen = rng.sample(batches, min(IMPORTANCE_BATCHES, len(batches)))
     labelled = [collator([rows[index] for index in batch]) for batch in chosen]
     sample = collator(_sample(rows, rng))
-    sample.pop("labels")
+    for name in LABELS:
+        sample.pop(name, None)
     with torch.enable_grad():
         teacher.requires_grad_(True)
         initialiser = Initialiser.prepare(
@@ -151,7 +153,9 @@ def _kept_size(plan: Plan) -> int:
     signals, names = plan.recipe.distillation.signals, _needed_signals(plan)
     if not signals.cache:
         return 0
-    size = TeacherSignals.size_bytes(plan.config, (len(row["input_ids"]) for row in plan.task.train), names)
+    lengths = (len(row["input_ids"]) for row in plan.task.train)
+    token_logits = reads_tokens(plan.model_class)
+    size = TeacherSignals.size_bytes(plan.config, lengths, names, token_logits=token_logits)
     return size if size <= signals.disk_budget_gb * 1e9 else 0
 
 

@@ -22,7 +22,7 @@ from hf_kdnas.search.sampler import check_sampler
 from hf_kdnas.search.trackers import check_trackers
 from hf_kdnas.slicing import parameter_counter
 from hf_kdnas.space import DIMENSIONS, Constraint, SearchSpace
-from hf_kdnas.tasks import TaskData, load_task
+from hf_kdnas.tasks import TASKS, TaskData, load_task
 from hf_kdnas.teacher import load_config, load_tokenizer, with_task_head
 
 if TYPE_CHECKING:
@@ -160,10 +160,10 @@ def _load(recipe: Recipe) -> _Basis:
     check_trackers(recipe.report_to)
     target = LatencyTarget(**vars(recipe.latency))
     exporter = get_exporter(recipe.export.backend)
-    config = load_config(recipe.teacher)
+    config = load_config(recipe.teacher, TASKS[recipe.data.task].head)
     longest = get_family(config).max_length(config)
     _check_length(recipe, longest)
-    tokenizer = load_tokenizer(recipe.teacher, config)
+    tokenizer = load_tokenizer(recipe.teacher, config, task=recipe.data.task)
     task = load_task(recipe.data, tokenizer, max_length=longest)
     if recipe.teacher.fine_tune is None:
         task = task.matched_to(config)

@@ -37,6 +37,13 @@ __all__ = [
 
 T = TypeVar("T")
 
+# The usual names of a task's text columns and its label column.
+_COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
+    "text-classification": (("text",), "label"),
+    "token-classification": (("tokens",), "ner_tags"),
+    "question-answering": (("question", "context"), "answers"),
+}
+
 
 def _option(
     default: T,
@@ -112,8 +119,20 @@ class DataSection:
     )
     name: str | None = _option(None, "configuration of the data set on the Hub")
     data_files: dict[str, str] | None = _option(None, "files by split, inside a folder or Hub data set")
-    text: list[str] = _option(["text"], "the column with the text, or two columns for pairs of texts")
-    label: str = _option("label", "the column with the class or score")
+    task: Literal["text-classification", "token-classification", "question-answering"] = _option(
+        "text-classification", "what the head does, under the name that Transformers' pipelines have for it"
+    )
+    text: list[str] = _option(
+        [],
+        "the column with the text, or two columns for pairs of texts; for token classification the column "
+        "with the lists of words; for question answering question and context. Empty means text, tokens, or "
+        "question and context",
+    )
+    label: str = _option(
+        "",
+        "the column with the class, list of classes, or score; the lists of tags, ids or names; the answers "
+        "as in SQuAD: {text: [...], answer_start: [...]}. Empty means label, ner_tags or answers",
+    )
     labels: list[str] | None = _option(
         None,
         "class names in the order of their ids; names that the data already has are put in this "
@@ -140,6 +159,9 @@ class DataSection:
         0, "decides the cuts; not the run's seed, so that runs with other seeds are scored on the same rows"
     )
     max_length: int = _option(128, "tokens kept of a row, at most as many as the teacher takes", least=8)
+    stride: int = _option(
+        64, "question answering: tokens by which the windows of a long context overlap", least=0
+    )
     limit: int | None = _option(None, "at most so many training rows, drawn at random", least=20)
     metric: str | None = _option(
         None,
@@ -147,6 +169,11 @@ class DataSection:
         "path of an `evaluate` module); null takes GLUE's own there, else accuracy or pearson; pearson and "
         "spearman make the task a regression",
     )
+
+    def __post_init__(self) -> None:
+        text, label = _COLUMNS.get(self.task, _COLUMNS["text-classification"])
+        object.__setattr__(self, "text", self.text or list(text))
+        object.__setattr__(self, "label", self.label or label)
 
 
 @dataclass(frozen=True, kw_only=True)

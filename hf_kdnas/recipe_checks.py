@@ -88,14 +88,22 @@ def check_section(section: Any, prefix: str = "") -> None:
         option.check()
 
 
+# How many text columns a task has, and which.
+_TEXTS = {
+    "text-classification": (
+        (1, 2),
+        "one column, or two different ones",
+        "Two columns are read as a pair of texts.",
+    ),
+    "token-classification": ((1,), "one column", "It holds the lists of words."),
+    "question-answering": ((2,), "two different columns", "They hold question and context."),
+}
+
+
 def _check_columns(data: DataSection) -> None:
-    if len(data.text) not in (1, 2) or len(set(data.text)) < len(data.text):
-        raise InvalidInput(
-            "data.text",
-            data.text,
-            "must name one column, or two different ones",
-            "Two columns are read as a pair of texts.",
-        )
+    wanted, names, remedy = _TEXTS[data.task]
+    if len(data.text) not in wanted or len(set(data.text)) < len(data.text):
+        raise InvalidInput("data.text", data.text, f"must name {names}", remedy)
     if data.group and data.group_contained:
         raise InvalidInput(
             "data.group_contained", True, "data.group already says what belongs together", "Set one of them."

@@ -1,4 +1,4 @@
-"""Rows before they are tokenised: reading data sets, cutting splits, numbering labels."""
+"""Rows before they are tokenised: reading data sets, cutting splits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hf_kdnas import metrics
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.resources import resolve_data, resolve_path
 
@@ -30,25 +29,6 @@ _BUILDERS = {
 # Column that groups phrases with their sentences, where that is asked for; no data set has one of this name.
 _SENTENCES = "\0sentences"
 _COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
-
-
-@dataclass(frozen=True)
-class Labels:
-    """How label values become ids, or scores.
-
-    Attributes:
-        names: Class names in the order of their ids; None for a regression.
-        ids: The id of each value that occurs; empty for a regression.
-    """
-
-    names: tuple[str, ...] | None
-    ids: dict[Hashable, int]
-
-    def encode(self, values: Iterable[Any]) -> list[int] | list[float]:
-        """Class ids, or scores as floats."""
-        if self.names is None:
-            return [float(value) for value in values]
-        return [self.ids[value] for value in values]
 
 
 @dataclass(frozen=True)
@@ -87,7 +67,8 @@ def load_splits(data: DataSection) -> Splits:
         order = sorted(range(_rows(train)), key=lambda row: _place(data.split_seed, "limit", row))
         train = _take(train, sorted(order[: data.limit]))
     train, selection = _cut(data, train, data.selection_fraction, "selection")
-    names = getattr(splits[data.train_split].features[data.label], "names", None)
+    feature = splits[data.train_split].features[data.label]
+    names = getattr(getattr(feature, "feature", feature), "names", None)  # a list has a feature within
     return Splits(train, selection, reporting, tuple(names) if names else None)
 
 
@@ -162,7 +143,10 @@ def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
         )
     table = _take(columns, kept)
     _refuse_gaps(table, [*data.text, data.label])
-    _require_texts(table, data.text)
+    if data.task == "token-classification":
+        _require_words(table, data.text[0])
+    else:
+        _require_texts(table, data.text)
     return table
 
 
@@ -192,6 +176,19 @@ def _require_texts(table: Table, columns: Iterable[str]) -> None:
             )
         if not any(value.strip() for value in table[column]):
             raise InvalidInput("data.text", column, "all its texts are empty", "Choose another column.")
+
+
+def _require_words(table: Table, column: str) -> None:
+    kinds = {type(value).__name__ for value in table[column]}
+    if kinds == {"list"}:
+        kinds = {f"lists of {type(word).__name__}" for words in table[column] for word in words}
+    if kinds != {"lists of str"}:
+        raise InvalidInput(
+            "data.text",
+            f"{column} with {', '.join(sorted(kinds)) or 'empty lists'}",
+            "token classification needs lists of words",
+            "Choose another column, or split its texts into words.",
+        )
 
 
 def _is_missing(value: Any) -> bool:
@@ -241,12 +238,12 @@ def _cut(data: DataSection, table: Table, fraction: float, purpose: str) -> tupl
     return _take(table, rest), _take(table, cut)
 
 
-def containing_texts(texts: Sequence[str]) -> list[int]:
+def containing_texts(texts: Sequence[str | list[str]]) -> list[int]:
     """For each text the place of the longest one that contains it, word by word; of equals the first.
 
     Phrases that were cut out of sentences (GLUE's SST-2) come together with their sentence so.
     """
-    words = [tuple(text.split()) for text in texts]
+    words = [tuple(text.split() if isinstance(text, str) else text) for text in texts]
     # How long the texts are that begin with a word or two: spans of other lengths need no look.
     lengths: dict[tuple[str, ...], set[int]] = {}
     for each in words:
@@ -263,97 +260,3 @@ def containing_texts(texts: Sequence[str]) -> list[int]:
                     if start + length <= len(text):
                         found.setdefault(text[start : start + length], row)
     return [found[text] for text in words]
-
-
-def read_labels(data: DataSection, splits: Splits) -> Labels:
-    """What the label column's values mean.
-
-    Floats are scores, and so are whole numbers where the metric is a correlation of scores;
-    anything else is classes.
-
-    Raises:
-        InvalidInput: If the values don't fit the metric or the names given, or are of one class.
-    """
-    tables = (splits.train, splits.selection, splits.reporting)
-    found = [value for table in tables for value in table[data.label]]
-    kinds = {type(value) for value in found}
-    scores = float in kinds or data.metric in metrics.REGRESSION_METRICS
-    if not kinds <= ({float, int} if scores else {int, bool} if int in kinds else {str, bool}):
-        raise InvalidInput(
-            "data.label",
-            f"{data.label} with {', '.join(sorted(kind.__name__ for kind in kinds))}",
-            "classes are whole numbers or texts, scores are numbers",
-            "Choose another column or metric.",
-        )
-    if scores:
-        if data.metric in metrics.CLASSIFICATION_METRICS:
-            raise InvalidInput(
-                "data.metric",
-                data.metric,
-                f"{data.label} holds scores, not classes",
-                "Choose pearson or spearman.",
-            )
-        _require_scores(data.label, splits.train[data.label], found)
-        return Labels(None, {})
-    values = set(found)
-    labels = _text_labels(data, values) if str in kinds else _number_labels(data, values, splits.class_names)
-    _require_several(data.label, splits.train[data.label])
-    return labels
-
-
-def _require_several(column: str, training: Sequence[Any]) -> None:
-    if len(set(training)) < 2:
-        raise InvalidInput(
-            "data.label",
-            column,
-            f"all rows to train on have the label {training[0]!r}",
-            "Choose another column, or other rows with data.where.",
-        )
-
-
-def _require_scores(column: str, training: Sequence[float], found: Sequence[float]) -> None:
-    infinite = sum(not math.isfinite(value) for value in found)
-    if infinite:
-        raise InvalidInput(
-            "data.label",
-            f"{column} with {infinite} infinite values",
-            "scores are finite numbers",
-            "Remove these rows from the data.",
-        )
-    _require_several(column, training)
-
-
-def _text_labels(data: DataSection, values: set[str]) -> Labels:
-    names = tuple(data.labels or sorted(values))
-    if not values <= set(names):
-        raise _wrong_names(data, f"the column {data.label} holds {', '.join(sorted(values)[:20])}")
-    return Labels(names, {name: index for index, name in enumerate(names)})
-
-
-def _number_labels(data: DataSection, values: set[int], class_names: tuple[str, ...] | None) -> Labels:
-    if min(values) < 0:
-        kept = sorted(each for each in values if each >= 0)[:5]
-        raise InvalidInput(
-            "data.label",
-            f"{data.label} with {min(values)}",
-            "a negative number marks rows without a label",
-            f"Leave them out: data.where: {{{data.label}: {kept}}}",
-        )
-    numbers = list(range(len(class_names))) if class_names else _class_numbers(data, sorted(values))
-    found = class_names or tuple(map(str, numbers))
-    names = tuple(data.labels or found)
-    if len(names) != len(found) or len(set(names)) != len(names):
-        raise _wrong_names(data, f"the data have {len(found)} classes: {', '.join(found[:20])}")
-    # Names that the data have are put in the order asked for; others replace them in place.
-    ordered = names.index if set(names) == set(found) else found.index
-    return Labels(names, {number: ordered(found[place]) for place, number in enumerate(numbers)})
-
-
-def _class_numbers(data: DataSection, values: list[int]) -> list[int]:
-    """0 .. n-1 where that is what the values are, perhaps with some missing; else the values."""
-    size = len(data.labels or values)
-    return list(range(size)) if values[-1] < size else values
-
-
-def _wrong_names(data: DataSection, found: str) -> InvalidInput:
-    return InvalidInput("data.labels", data.labels, found, "Name every class once.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hf_kdnas.recipe import TeacherSection, TrainingSection
     from hf_kdnas.tasks import TaskData
 
-TASK_HEAD = "ForSequenceClassification"
+_BYTE_LEVEL = ("roberta",)
 
 # Files of a teacher's folder, of each kind at least one.
 _CONFIGS = ("config.json",)
@@ -31,12 +31,16 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = {"pytorch_model.bin", "pytorch_model.bin.index.json"}
 
 
-def load_config(section: TeacherSection) -> PretrainedConfig:
+def load_config(section: TeacherSection, head: str) -> PretrainedConfig:
     """The teacher's config.
 
+    Args:
+        section: The recipe's teacher.
+        head: The task's head, such as `SequenceClassification`.
+
     Raises:
-        InvalidInput: If the model can't be found, its type has no family, or it has no task head
-            and the recipe doesn't fine-tune it.
+        InvalidInput: If the model can't be found, its type has no family, or it has no such
+            head and the recipe doesn't fine-tune it.
     """
     from transformers import AutoConfig
 
@@ -44,25 +48,44 @@ def load_config(section: TeacherSection) -> PretrainedConfig:
     config: PretrainedConfig = _from_pretrained(AutoConfig, section)
     get_family(config)
     architectures = config.architectures or []
-    if section.fine_tune is None and not any(name.endswith(TASK_HEAD) for name in architectures):
+    if section.fine_tune is None and not any(name.endswith(f"For{head}") for name in architectures):
         raise InvalidInput(
             "teacher.model",
             f"{section.model} ({', '.join(architectures) or 'no architecture named'})",
-            f"without teacher.fine_tune it must have a task head (...{TASK_HEAD})",
+            f"without teacher.fine_tune it must have a task head (...For{head})",
             "Set teacher.fine_tune, for example to {epochs: 3}, or choose a fine-tuned teacher.",
         )
     return config
 
 
-def load_tokenizer(section: TeacherSection, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    section: TeacherSection, config: PretrainedConfig, *, task: str = "text-classification"
+) -> PreTrainedTokenizerBase:
     """The teacher's tokenizer.
 
+    Args:
+        section: The recipe's teacher.
+        config: Its config.
+        task: The recipe's `data.task`.
+
     Raises:
-        InvalidInput: If it makes ids that the model has no embedding for.
+        InvalidInput: If it makes ids that the model has no embedding for, or can't say which word or
+            character a token is from, where the task needs that.
     """
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, section)
+    # Byte-level tokenizers want a space before each of the words that they are given one by one.
+    words = task == "token-classification" and config.model_type in _BYTE_LEVEL
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(
+        AutoTokenizer, section, **({"add_prefix_space": True} if words else {})
+    )
+    if task != "text-classification" and not tokenizer.is_fast:
+        raise InvalidInput(
+            "teacher.model",
+            f"{type(tokenizer).__name__}, a slow tokenizer",
+            f"{task} needs a fast one, which knows where in the text a token is",
+            "Convert it with AutoTokenizer and save_pretrained, or choose another teacher.",
+        )
     if len(tokenizer) > config.vocab_size:
         raise InvalidInput(
             "teacher.model",
@@ -147,14 +170,13 @@ def prepare_teacher(
     """
     import torch
     from accelerate import PartialState
-    from transformers import AutoModelForSequenceClassification
 
     fields = {} if section.fine_tune is None else task.config_fields()
     attention = resolve_attention(PartialState().device, section.attn_implementation)
     torch.manual_seed(seed)
     with _quiet():
         teacher: PreTrainedModel = _from_pretrained(
-            AutoModelForSequenceClassification,
+            task.head_class,
             section,
             use_safetensors=True,
             dtype=torch.float32,

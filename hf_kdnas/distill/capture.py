@@ -11,6 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -91,6 +92,8 @@ class Capture:
 def forward_signals(model: nn.Module, capture: Capture, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     """Run a model on a batch and return its signals, with "logits" where its output has them.
 
+    The logits of a question answering head are those of start and end side by side, (batch, length, 2).
+
     Args:
         model: The model, wrapped or not, that `capture` was made for.
         capture: Its hooks.
@@ -100,9 +103,15 @@ def forward_signals(model: nn.Module, capture: Capture, batch: Mapping[str, Any]
         output = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
     # Taken out of the capture, which would keep the graph alive until the next forward.
     signals, capture.signals = capture.signals, {}
-    if getattr(output, "logits", None) is not None:
-        signals["logits"] = output.logits
-    return signals
+    logits = head_logits(output)
+    return signals if logits is None else {**signals, "logits": logits}
+
+
+def head_logits(output: Any) -> Tensor | None:
+    """The logits of any head's output: (batch, labels), (batch, length, labels), or None without a head."""
+    if getattr(output, "start_logits", None) is not None:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    return getattr(output, "logits", None)
 
 
 def signal_width(name: str, config: PretrainedConfig) -> int:

@@ -12,9 +12,13 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.labels import IGNORED
 
 if TYPE_CHECKING:
     from hf_kdnas.distill.signals import TeacherSignals
+
+# Columns of a row that say what is right.
+LABELS = ("labels", "start_positions", "end_positions")
 
 # Batches are cut out of shuffled stretches of this many batches, each sorted by length: long enough
 # that a batch has little padding, short enough that epochs still mix.
@@ -44,11 +48,14 @@ class DistillationCollator:
     """Make a batch of rows, with the teacher's signals where they are cached.
 
     A row is a mapping with `input_ids`, and, where there are any, `token_type_ids`, `labels` (an
-    integer, a float for regression) and `index`, its place in the set that `signals` were made of.
+    integer; a float for regression; a list of floats, multi-hot, for multi-label; a list of integers,
+    one a token, for token classification), `start_positions` and `end_positions` (tokens, for question
+    answering) and `index`, its place in the set that `signals` were made of.
 
     The batch has `input_ids`, `attention_mask`, `token_type_ids` where the rows do, (batch, length),
-    `labels` (batch,), and `teacher`, the teacher's signals by name, each (batch, length, width) but for
-    "logits" (batch, labels).
+    `labels`, (batch,), (batch, labels) or, with -100 in the padding, (batch, length), `start_positions`
+    and `end_positions` (batch,), and `teacher`, the teacher's signals by name, each (batch, length,
+    width) but for the "logits" of a classification, (batch, labels).
 
     Attributes:
         pad_token_id: Id that fills the padding.
@@ -74,8 +81,9 @@ class DistillationCollator:
         batch["input_ids"], batch["attention_mask"] = pad(ids, self.pad_token_id, length)
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"], _ = pad([row["token_type_ids"] for row in rows], 0, length)
-        if "labels" in rows[0]:
-            batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        for name in LABELS:
+            if name in rows[0]:
+                batch[name] = _labels([row[name] for row in rows], length)
         if self.signals is not None:
             indices = [row["index"] for row in rows]
             _check_lengths(self.signals, indices, ids)
@@ -85,6 +93,13 @@ class DistillationCollator:
     def without_signals(self) -> DistillationCollator:
         """The same for rows that the teacher's signals don't cover, such as a validation split."""
         return replace(self, signals=None)
+
+
+def _labels(values: Sequence[Any], length: int) -> Tensor:
+    """One a row, or multi-hot floats, as they are; one a token padded."""
+    if isinstance(values[0], Sequence) and isinstance(values[0][0], int):
+        return pad(values, IGNORED, length)[0]
+    return torch.tensor(values)
 
 
 def _check_lengths(signals: TeacherSignals, indices: list[int], ids: Sequence[Sequence[int]]) -> None:

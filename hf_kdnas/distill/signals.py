@@ -26,6 +26,7 @@ from hf_kdnas.content import settings_hash, weights_hash
 from hf_kdnas.distill.capture import Capture, forward_signals, signal_width
 from hf_kdnas.distill.data import pad
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import reads_tokens
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -34,7 +35,7 @@ META = "meta.json"
 LENGTHS = "lengths.npy"
 
 # Written into the keys: raised when the layout changes, so that old folders are built again.
-LAYOUT = 1
+LAYOUT = 2
 
 PRECISIONS: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 
@@ -52,6 +53,7 @@ class TeacherSignals:
         teacher: The teacher's shape.
         vocab_size: Size of the teacher's vocabulary.
         num_labels: Number of the teacher's outputs.
+        token_logits: Whether it has them for each token.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,11 +64,12 @@ class TeacherSignals:
         self.teacher = Architecture(**meta["teacher"])
         self.vocab_size: int = meta["vocab_size"]
         self.num_labels: int = meta["num_labels"]
+        self.token_logits: bool = meta["token_logits"]
         self.lengths: NDArray[np.int64] = np.load(folder / LENGTHS)
         self._starts = np.cumsum(self.lengths) - self.lengths
         self._arrays = {name: _mapped(folder, name) for name in self.names}
         for name, array in self._arrays.items():
-            if len(array) != (len(self.lengths) if name == "logits" else self.lengths.sum()):
+            if len(array) != _units(name, self.lengths, self.token_logits):
                 raise ValueError(f"{name} is not whole")
 
     @classmethod
@@ -124,7 +127,10 @@ class TeacherSignals:
         found = _found(folder, key)
         if found is not None:
             return found
-        check_room(cls.size_bytes(teacher.config, map(len, input_ids), names, precision), folder)
+        size = cls.size_bytes(
+            teacher.config, map(len, input_ids), names, precision, token_logits=reads_tokens(type(teacher))
+        )
+        check_room(size, folder)
         unfinished = _unfinished_folder(folder)
         try:
             writer = _Writer(teacher, input_ids, names, unfinished, precision)
@@ -140,7 +146,12 @@ class TeacherSignals:
 
     @staticmethod
     def size_bytes(
-        config: PretrainedConfig, lengths: Iterable[int], names: Iterable[str], precision: str = "fp16"
+        config: PretrainedConfig,
+        lengths: Iterable[int],
+        names: Iterable[str],
+        precision: str = "fp16",
+        *,
+        token_logits: bool = False,
     ) -> int:
         """Bytes on disk that signals will take.
 
@@ -149,15 +160,14 @@ class TeacherSignals:
             lengths: Tokens of each text.
             names: Signals to keep.
             precision: `fp16` or `fp32`, as for `build`.
+            token_logits: Whether the teacher's head reads every token (`reads_tokens`).
 
         Raises:
             InvalidInput: If the precision is unknown or the teacher has no such signal.
         """
         sizes = np.fromiter(lengths, dtype=np.int64)
         return sum(
-            (len(sizes) if name == "logits" else int(sizes.sum()))
-            * signal_width(name, config)
-            * _dtype(name, precision).itemsize
+            _units(name, sizes, token_logits) * signal_width(name, config) * _dtype(name, precision).itemsize
             for name in names
         )
 
@@ -184,15 +194,16 @@ class TeacherSignals:
             length: Length to pad to, at least the longest text's.
 
         Returns:
-            "logits" (batch, labels) in fp32, the others (batch, length, width) as they are kept. What
-            stands in the padding means nothing.
+            "logits" (batch, labels), or (batch, length, labels) of a head that reads every token, in
+            fp32; the others (batch, length, width) as they are kept. What stands in the padding means
+            nothing.
         """
         rows = np.asarray(indices, dtype=np.int64)
         within = np.minimum(np.arange(length), self.lengths[rows, None] - 1)
         tokens = torch.from_numpy((self._starts[rows, None] + within).ravel())
         signals = {}
         for name, array in self._arrays.items():
-            if name == "logits":
+            if name == "logits" and not self.token_logits:
                 signals[name] = array.index_select(0, torch.from_numpy(rows))
             else:
                 signals[name] = array.index_select(0, tokens).view(len(rows), length, -1)
@@ -268,6 +279,7 @@ class _Writer:
         self.names = names
         self.folder = folder
         self.precision = precision
+        self.token_logits = reads_tokens(type(teacher))
         self.capture = Capture(teacher, names)
         self.lengths = np.fromiter(map(len, input_ids), dtype=np.int64, count=len(input_ids))
         self.starts = np.cumsum(self.lengths) - self.lengths
@@ -277,7 +289,7 @@ class _Writer:
                 mode="w+",
                 dtype=_dtype(name, precision),
                 shape=(
-                    len(self.lengths) if name == "logits" else int(self.lengths.sum()),
+                    _units(name, self.lengths, self.token_logits),
                     signal_width(name, teacher.config),
                 ),
             )
@@ -300,8 +312,9 @@ class _Writer:
             [np.arange(self.starts[index], self.starts[index] + self.lengths[index]) for index in indices]
         )
         for name in self.names:
-            where = indices if name == "logits" else tokens
-            values = signals[name] if name == "logits" else signals[name][kept]
+            by_sample = name == "logits" and not self.token_logits
+            where = indices if by_sample else tokens
+            values = signals[name] if by_sample else signals[name][kept]
             self.arrays[name][where] = self._checked(name, values.float().cpu().numpy())
 
     def _checked(self, name: str, values: NDArray[np.float32]) -> NDArray[Any]:
@@ -328,6 +341,7 @@ class _Writer:
             "teacher": Architecture.from_config(self.teacher.config).as_dict(),
             "vocab_size": self.teacher.config.vocab_size,
             "num_labels": self.teacher.config.num_labels,
+            "token_logits": self.token_logits,
         }
         (self.folder / META).write_text(json.dumps(meta, indent=2), encoding="utf-8")
 
@@ -341,6 +355,11 @@ def _teacher_batch(
     if token_type_ids is not None:
         batch["token_type_ids"], _ = pad(token_type_ids, 0, length)
     return {name: tensor.to(teacher.device) for name, tensor in batch.items()}
+
+
+def _units(name: str, lengths: NDArray[np.int64], token_logits: bool) -> int:
+    """Rows of a signal's array: samples for the logits of a classification, else tokens."""
+    return len(lengths) if name == "logits" and not token_logits else int(lengths.sum())
 
 
 def _file(folder: Path, name: str) -> Path:
@@ -357,6 +376,7 @@ def _dtype(name: str, precision: str) -> np.dtype[Any]:
         raise InvalidInput(
             "precision", precision, f"precisions are {', '.join(PRECISIONS)}", "Choose one of these."
         )
+    # Logits of few labels take little beside a hidden state, and are what the student copies.
     return PRECISIONS["fp32"] if name == "logits" else PRECISIONS[precision]
 
 

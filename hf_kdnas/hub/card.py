@@ -25,6 +25,18 @@ HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spear
 TAGS = ["hf-kdnas", "knowledge-distillation", "onnx"]
 SEARCH_TAG = "neural-architecture-search"
 
+# How the pipelines of tasks other than text classification are called.
+_USAGES = {
+    "token-classification": {
+        "name": "tag",
+        "arguments": '"A text with names.", aggregation_strategy="first"',
+    },
+    "question-answering": {
+        "name": "answer",
+        "arguments": 'question="Who wrote it?", context="It was written by Ada."',
+    },
+}
+
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".bz2", ".gz", ".xz", ".zip", ".zst"}
 
@@ -74,6 +86,9 @@ def card_text(results: Mapping[str, Any]) -> str:
         dataset_name=_dataset_name(results),
         models=view.rows(results),
         view=view,
+        pipeline=_pipeline(results),
+        purpose=_purpose(results["task"]),
+        usage=_usage(results["task"]),
     )
 
 
@@ -89,11 +104,36 @@ def card_data(results: Mapping[str, Any]) -> ModelCardData:
         base_model=_hub_teacher(results),
         datasets=dataset,
         library_name="transformers",
-        pipeline_tag="text-classification",
+        pipeline_tag=_pipeline(results),
         metrics=[_hub_metric(name) for name in results["student"]["metrics"]],
         tags=[*TAGS, SEARCH_TAG] if results["workflow"] == "search" else TAGS,
         eval_results=_eval_results(results),
     )
+
+
+def _pipeline(results: Mapping[str, Any]) -> str:
+    """The pipeline that runs the student; the kinds of classification share one."""
+    kind = results["task"]["kind"]
+    return kind if kind in _USAGES else "text-classification"
+
+
+def _purpose(task: Mapping[str, Any]) -> str:
+    """What the student does, in words."""
+    if task["kind"] in _USAGES:
+        return str(task["kind"].replace("-", " "))
+    kinds = {"regression": "regression", "multi_label_classification": "multi-label classification"}
+    texts = "pairs of texts" if len(task["columns"]) > 2 else "texts"
+    return f"{kinds.get(task['kind'], 'classification')} of {texts}"
+
+
+def _usage(task: Mapping[str, Any]) -> dict[str, str]:
+    """How a pipeline is called: a variable's name, and the arguments."""
+    if task["kind"] in _USAGES:
+        return _USAGES[task["kind"]]
+    options = {"regression": ', function_to_apply="none"', "multi_label_classification": ", top_k=None"}
+    pair = len(task["columns"]) > 2
+    texts = '{"text": "A first text.", "text_pair": "A second text."}' if pair else '"A text."'
+    return {"name": "classify", "arguments": f"{texts}{options.get(task['kind'], '')}"}
 
 
 def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
@@ -102,7 +142,7 @@ def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
     name = _dataset_name(results)
     return [
         EvalResult(
-            task_type="text-classification",
+            task_type=_pipeline(results),
             dataset_type=dataset or name,
             dataset_name=name,
             dataset_config=configuration,

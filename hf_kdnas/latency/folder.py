@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.latency.export import export_model, get_exporter
+from hf_kdnas.latency.export.optimum import TASKS
 from hf_kdnas.latency.quantise import quantise
 from hf_kdnas.latency.target import LatencyTarget
 from hf_kdnas.resources import resolve_path
@@ -23,7 +25,7 @@ def onnx_file(model: str, scratch: Path, *, precision: str) -> Path:
         precision: `fp32` or `int8`.
 
     Raises:
-        InvalidInput: If there is no such model, or it has no sequence classification head.
+        InvalidInput: If there is no such model, or it can't be exported.
     """
     path = Path(resolve_path(model))
     if path.suffix == ".onnx" and path.is_file():
@@ -55,10 +57,12 @@ def _loadable(path: Path) -> Path:
 
 
 def _export(model: str, scratch: Path) -> Path:
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     try:
-        loaded = AutoModelForSequenceClassification.from_pretrained(resolve_path(model), use_safetensors=True)
+        config = AutoConfig.from_pretrained(resolve_path(model))
+        head_class = _head_class(config.architectures or [])
+        loaded = head_class.from_pretrained(resolve_path(model), use_safetensors=True)
     except (OSError, ValueError) as error:
         raise InvalidInput(
             "MODEL_DIR",
@@ -67,3 +71,11 @@ def _export(model: str, scratch: Path) -> Path:
             " ".join(str(error).split()),
         ) from error
     return export_model(loaded, scratch, exporter=get_exporter()).path
+
+
+def _head_class(architectures: list[str]) -> Any:
+    """The Auto class of a model's head; a model without one is timed as a classifier."""
+    import transformers
+
+    heads = [head for head in TASKS if any(name.endswith(head) for name in architectures)]
+    return getattr(transformers, f"AutoModel{(heads or list(TASKS))[0]}")

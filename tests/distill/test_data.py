@@ -39,6 +39,18 @@ def test_regression_labels_stay_floating():
     assert batch["labels"].dtype == torch.float32
 
 
+def test_labels_of_every_kind():
+    def batch(*rows):
+        return DistillationCollator(0)([{"input_ids": [1] * length, **row} for length, row in rows])
+
+    several = batch((1, {"labels": [1.0, 0.0]}), (2, {"labels": [0.0, 0.0]}))["labels"]
+    assert torch.equal(several, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    tags = batch((3, {"labels": [-100, 2, 0]}), (1, {"labels": [-100]}))["labels"]
+    assert tags.tolist() == [[-100, 2, 0], [-100, -100, -100]]
+    spans = batch(*[(2, {"start_positions": 0, "end_positions": 1})] * 2)
+    assert (spans["start_positions"].tolist(), spans["end_positions"].tolist()) == ([0, 0], [1, 1])
+
+
 def test_signals_come_beside_the_batch_and_must_belong_to_it(tiny_bert_config, make_model, tmp_path):
     ids = [[2, 7, 3], [2, 8, 9, 10, 3], [2, 3]]
     signals = TeacherSignals.build(make_model(tiny_bert_config), ids, ["logits", "hidden.3"], tmp_path / "s")

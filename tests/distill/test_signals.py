@@ -12,6 +12,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.data import pad
@@ -64,6 +65,24 @@ def test_signals_that_no_objective_needs_are_not_read(bert, tmp_path):
     assert fewer.names == list(fewer.collate([0], 5)) == ["logits"]
     assert set(signals.collate([0], 5)) == set(NAMES)
     assert pickle.loads(pickle.dumps(fewer)).names == ["logits"]
+
+
+@pytest.mark.parametrize("head", ["TokenClassification", "QuestionAnswering"])
+def test_outputs_of_each_token_are_kept_without_padding(tiny_bert_config, tmp_path, head):
+    torch.manual_seed(0)
+    bert = getattr(transformers, f"AutoModelFor{head}").from_config(tiny_bert_config).eval()
+    signals = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "signals", batch_size_tokens=40)
+    indices, length = [5, 1, 2], 24
+    mask, wanted = live(bert, indices, length)
+    found = signals.collate(indices, length)["logits"]
+    assert found.shape == (3, 24, 2)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[mask], wanted["logits"][mask], rtol=1e-5, atol=1e-6)
+    lengths = [len(ids) for ids in IDS]
+    told = TeacherSignals.size_bytes(bert.config, lengths, NAMES, token_logits=True)
+    assert told == sum(lengths) * (2 * 4 + 3 * 32 * 2)
+    assert told == sum((signals.folder / f"{name}.npy").stat().st_size - 128 for name in NAMES)
+    assert len(TeacherSignals.open(signals.folder)) == len(IDS)
 
 
 def test_segments_reach_the_teacher(bert, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast, TrainerCallback
 
@@ -170,6 +171,54 @@ def test_a_cached_teacher_teaches_what_a_live_one_does(teacher, make_student, ar
         args = arguments(per_device_train_batch_size=32, max_grad_norm=0.0)
         found.append(gradients_of(DistillationTrainer(make_student(), args, source, train_dataset=rows)))
     assert_same(found[1], found[0], rtol=2e-2, atol=1e-4)
+
+
+def kind_rows(rows, kind):
+    """The same rows with the labels of a kind of task."""
+    draw = random.Random(1)
+    for row in rows:
+        size = len(row["input_ids"])
+        if kind == "QuestionAnswering":
+            del row["labels"]
+            row |= {"start_positions": draw.randrange(size), "end_positions": draw.randrange(size)}
+        elif kind == "TokenClassification":
+            row["labels"] = [draw.choice([-100, 0, 1]) for _ in range(size - 1)] + [0]
+        else:
+            row["labels"] = [float(draw.randrange(2)) for _ in range(2)]
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["SequenceClassification", "TokenClassification", "QuestionAnswering"])
+def test_every_kind_of_task(tiny_bert_config, arguments, tmp_path, kind):
+    """Accumulation and cached signals, as for classification above; an evaluation gives the head's loss."""
+    head = getattr(transformers, f"AutoModelFor{kind}")
+    tiny_bert_config.problem_type = "multi_label_classification"  # only sequence heads read it
+    torch.manual_seed(0)
+    teacher = head.from_config(tiny_bert_config)
+    config = SHAPE.apply_to(tiny_bert_config)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    rows = kind_rows(rows_of(32), kind)
+    names = DistillationCriterion(ALL, SHAPE, Architecture.from_config(tiny_bert_config)).teacher_signals
+    ids = [row["input_ids"] for row in rows]
+    cached = TeacherSignals.build(teacher, ids, names, tmp_path / "signals", precision="fp32")
+    found = []
+    for source, batch_size, accumulation in ((teacher, 32, 1), (teacher, 8, 4), (cached, 32, 1)):
+        args = arguments(
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=0.0,
+            objectives=ALL,
+        )
+        torch.manual_seed(1)
+        student = head.from_config(config)
+        trainer = DistillationTrainer(student, args, source, train_dataset=rows, eval_dataset=rows[:5])
+        found.append(gradients_of(trainer))
+    assert_same(found[1], found[0], rtol=1e-6, atol=1e-9)
+    assert_same(found[2], found[0], rtol=1e-3, atol=1e-5)
+    batch = DistillationCollator(0)(rows[:5])
+    with torch.no_grad():
+        wanted = trainer.model.eval()(**batch).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(teacher, make_student, arguments, tmp_path):

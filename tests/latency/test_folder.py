@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import BertForQuestionAnswering, BertForTokenClassification, BertModel
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.latency import folder
@@ -43,6 +44,20 @@ def test_a_folder_without_onnx_is_exported_elsewhere(student: Path, tmp_path: Pa
     assert made.is_relative_to(tmp_path / "scratch")
     assert made.is_file()
     assert not (student / "onnx").exists()
+
+
+def test_any_head_is_exported_as_what_it_is(tiny_bert_config, tmp_path: Path) -> None:
+    import onnxruntime
+
+    outputs = {
+        BertForTokenClassification: ["logits"],
+        BertForQuestionAnswering: ["start_logits", "end_logits"],
+        BertModel: ["logits"],  # without a head it is timed as a classifier
+    }
+    for head, names in outputs.items():
+        head(tiny_bert_config).save_pretrained(tmp_path / head.__name__)
+        made = onnx_file(str(tmp_path / head.__name__), tmp_path / head.__name__, precision="fp32")
+        assert [each.name for each in onnxruntime.InferenceSession(str(made)).get_outputs()] == names
 
 
 def test_what_is_no_model_is_refused_in_one_message(tmp_path: Path) -> None:

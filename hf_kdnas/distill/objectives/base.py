@@ -21,7 +21,8 @@ class Objective(nn.Module):
     sizes: the caller divides by the count over all of them. Subclasses set `student_signals` and
     `teacher_signals` in their constructor and implement `count` and `total`.
 
-    Signals are named "logits" (batch, labels); "hidden.K" (batch, length, hidden), K = 0 for the
+    Signals are named "logits", (batch, labels), or (batch, length, labels) of a head that reads every
+    token (see `objectives.outputs`); "hidden.K" (batch, length, hidden), K = 0 for the
     output of the embeddings, then layers from 1; "query.K", "key.K", "value.K" (batch, length, heads x
     head size). What they hold at padded positions means nothing.
 
@@ -62,7 +63,8 @@ class Objective(nn.Module):
         Args:
             student: The student's signals by name.
             teacher: The teacher's signals by name, without gradients.
-            batch: `attention_mask` (batch, length), and `labels` where there are any.
+            batch: `attention_mask` (batch, length), and `labels` or `start_positions` and `end_positions`
+                where there are any: they say which task it is of.
         """
         padding = ~batch["attention_mask"].bool()
         with torch.autocast(padding.device.type, enabled=False):

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_samples
+from hf_kdnas.distill.objectives.base import Batch, Objective, Signals
+from hf_kdnas.distill.objectives.outputs import NEVER, count_outputs, output_rows
 from hf_kdnas.errors import InvalidInput
 
 
@@ -28,7 +29,7 @@ class Logits(Objective):
 
     A single logit (regression) has no distribution: there it is the squared difference.
 
-    Units: samples.
+    Units: distributions, of which `output_rows` says how many a sample has.
 
     Args:
         student: Shape of the student.
@@ -57,18 +58,27 @@ class Logits(Objective):
         self.temperature = temperature
         self.student_signals = self.teacher_signals = frozenset({"logits"})
 
-    def count(self, batch: Batch) -> int:
-        """Samples."""
-        return count_samples(batch)
+    def count(self, batch: Batch) -> int | Tensor:
+        """Distributions."""
+        return count_outputs(batch)
 
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
-        """Sum over the samples."""
+        """Sum over the distributions."""
         ours, theirs = student["logits"], teacher["logits"]
-        if self.loss == "mse" or ours.shape[-1] == 1:
-            return (ours - theirs).square().mean(-1).sum()
-        learned = functional.log_softmax(ours / self.temperature, dim=-1)
-        wanted = functional.log_softmax(theirs / self.temperature, dim=-1)
-        return self.temperature**2 * DIVERGENCES[self.loss](wanted, learned)
+        if ours.shape[-1] == 1:
+            return (ours - theirs).square().sum()
+        learned, wanted = output_rows(ours, batch), output_rows(theirs, batch)
+        if self.loss == "mse":
+            return _squared_difference(learned, wanted)
+        log_q, log_p = (functional.log_softmax(rows / self.temperature, dim=-1) for rows in (learned, wanted))
+        return self.temperature**2 * DIVERGENCES[self.loss](log_p, log_q)
+
+
+def _squared_difference(learned: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over what can be chosen in a row, summed over all rows."""
+    possible = wanted > NEVER
+    squared = (learned - wanted).square().masked_fill(~possible, 0)
+    return (squared.sum(-1) / possible.sum(-1)).sum()
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:

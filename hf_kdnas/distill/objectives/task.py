@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.objectives.base import Batch, Objective, Signals
+from hf_kdnas.distill.objectives.outputs import count_outputs, is_multi_label, is_span, span_rows
 from hf_kdnas.errors import InvalidInput
-
-IGNORED = -100  # Transformers' label for "no label here"
+from hf_kdnas.labels import IGNORED
 
 
 class Task(Objective):
     """Cross-entropy against integer labels, mean squared error against floating-point ones.
 
-    Units: samples with a label.
+    Multi-hot labels, (batch, labels) of floats, are compared label by label, by binary cross-entropy.
+
+    Spans are compared by the cross-entropy of where they start and of where they end, over the real
+    positions, so that a batch's padding plays no part.
+
+    Units: samples (or tokens) with a label; with multi-hot labels, pairs of sample and label; starts and
+    ends.
 
     Args:
         student: Shape of the student.
@@ -27,17 +34,25 @@ class Task(Objective):
         self.student_signals = frozenset({"logits"})
 
     def count(self, batch: Batch) -> int | Tensor:
-        """Samples with a label.
+        """Whatever is right or wrong.
 
         Raises:
             InvalidInput: If the batch has no labels.
         """
+        if is_span(batch):
+            return count_outputs(batch)
         labels = _labels(batch)
         return labels.numel() if labels.is_floating_point() else (labels != IGNORED).sum()
 
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
-        """Sum over the labelled samples."""
+        """Sum over what has a label."""
+        if is_span(batch):
+            positions = torch.cat([batch["start_positions"], batch["end_positions"]])
+            return functional.cross_entropy(span_rows(student["logits"], batch), positions, reduction="sum")
         labels, logits = _labels(batch), student["logits"]
+        if is_multi_label(batch):
+            wanted = labels.to(logits.dtype)
+            return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
         if labels.is_floating_point():
             return (logits.flatten() - labels.flatten()).square().sum()
         return functional.cross_entropy(

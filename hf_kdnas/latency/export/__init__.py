@@ -40,7 +40,7 @@ class ExportReport:
 
     Attributes:
         path: The ONNX file.
-        max_abs_difference: Largest difference between its logits and PyTorch's on the sample.
+        max_abs_difference: Largest difference between its outputs and PyTorch's on the sample.
     """
 
     path: Path
@@ -71,7 +71,7 @@ def export_model(model: PreTrainedModel, folder: Path, *, exporter: Exporter) ->
     """Write `onnx/model.onnx` into a model's folder, whole or not at all, and compare it.
 
     Args:
-        model: A sequence classifier on the CPU.
+        model: A model with a task head, on the CPU.
         folder: The model's folder.
         exporter: The back end.
 
@@ -109,17 +109,19 @@ def _stock(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _difference(model: PreTrainedModel, path: Path) -> float:
-    """Largest difference of the logits, on padded rows of several lengths and on a single row."""
+    """Largest difference of all outputs, on padded rows of several lengths and on a single row."""
     longest = min(48, getattr(model.config, "max_position_embeddings", 512) - 2)
     session = LatencyTarget().session(path)
     asked = {each.name for each in session.get_inputs()}
+    outputs = [each.name for each in session.get_outputs()]
     largest = []
     for lengths in ([longest, max(1, longest // 2), max(1, longest // 3), 1], [max(1, longest - 5)]):
         sample = {name: value for name, value in _sample(model, lengths).items() if name in asked}
         with torch.inference_mode():
-            wanted = model(**sample).logits.float().numpy()
-        found = session.run(["logits"], {name: value.numpy() for name, value in sample.items()})[0]
-        largest.append(np.abs(found - wanted).max())
+            wanted = model(**sample)
+        found = session.run(outputs, {name: value.numpy() for name, value in sample.items()})
+        for name, values in zip(outputs, found, strict=True):
+            largest.append(np.abs(values - wanted[name].float().numpy()).max())
     # NaN, unlike Python's max, is kept by NumPy's.
     return float(np.max(largest))
 

@@ -19,7 +19,9 @@ class Exporter(Protocol):
         """Whether its packages are installed."""
 
     def export(self, model: PreTrainedModel, path: Path) -> None:
-        """Write a sequence classifier as ONNX, with the output `logits`.
+        """Write a model with a task head as ONNX, its outputs under Transformers' own names.
+
+        They are `logits`; for question answering `start_logits` and `end_logits`.
 
         Args:
             model: On the CPU, in evaluation mode.

@@ -11,7 +11,12 @@ from hf_kdnas.latency.quiet import quiet
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TASK = "text-classification"
+# Optimum's name of a task, by the end of the model's class.
+TASKS = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+}
 
 
 class OptimumExporter:
@@ -25,7 +30,7 @@ class OptimumExporter:
         return find_spec("optimum") is not None and find_spec("optimum.exporters.onnx") is not None
 
     def export(self, model: PreTrainedModel, path: Path) -> None:
-        """Write a sequence classifier as ONNX.
+        """Write a model with a task head as ONNX.
 
         Args:
             model: On the CPU, in evaluation mode.
@@ -35,7 +40,8 @@ class OptimumExporter:
             from optimum.exporters.onnx import export
             from optimum.exporters.tasks import TasksManager
 
+            task = next(task for head, task in TASKS.items() if type(model).__name__.endswith(head))
             make_config = TasksManager.get_exporter_config_constructor(
-                "onnx", model, task=TASK, library_name="transformers"
+                "onnx", model, task=task, library_name="transformers"
             )
             export(model, make_config(model.config), path)

@@ -34,7 +34,7 @@ class TransformersExporter:
         return (major, minor) >= FIRST and packages
 
     def export(self, model: PreTrainedModel, path: Path) -> None:
-        """Write a sequence classifier as ONNX.
+        """Write a model with a task head as ONNX.
 
         Args:
             model: On the CPU, in evaluation mode.

@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 import torch
+import transformers
 
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.objectives import (
     Attention,
     DirectRelations,
@@ -18,6 +20,7 @@ from hf_kdnas.distill.objectives import (
     Relations,
     Task,
 )
+from hf_kdnas.distill.objectives.outputs import output_rows
 from hf_kdnas.errors import InvalidInput
 
 TEACHER = Architecture(num_hidden_layers=4, hidden_size=12, num_attention_heads=6, intermediate_size=16)
@@ -437,3 +440,144 @@ def test_fp32_inside_also_under_autocast(name):
     assert loss.dtype == torch.float32
     widened = [{key: signal.float() for key, signal in signals.items()} for signals in (student, teacher)]
     torch.testing.assert_close(loss, objective(*widened, batch), rtol=0, atol=0)
+
+
+MULTI_HOT = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+
+
+def test_logits_of_several_labels_are_one_distribution_each():
+    def direct(student, teacher):
+        total = 0
+        for row in range(len(LENGTHS)):
+            for label in range(LABELS):
+                p, q = (torch.sigmoid(each["logits"][row, label] / 3) for each in (teacher, student))
+                total = total + 9 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log())
+        return total
+
+    objective, batch = Logits(STUDENT, TEACHER, temperature=3.0), batch_of() | {"labels": MULTI_HOT}
+    assert_equal_to(objective, direct, batch)
+    assert objective.count(batch) == 9
+
+
+def test_task_of_several_labels():
+    def direct(student, teacher):
+        chance = torch.sigmoid(student["logits"])
+        return -(MULTI_HOT * chance.log() + (1 - MULTI_HOT) * (1 - chance).log()).sum()
+
+    objective, batch = Task(STUDENT, TEACHER), batch_of() | {"labels": MULTI_HOT}
+    assert_equal_to(objective, direct, batch)
+    assert objective.count(batch) == 9
+
+
+TAGS = torch.tensor([[-100, 2, 0, 1, -100], [-100, 1, -100, -100, -100], [0, -100, 2, -100, -100]])
+
+
+def on_tokens(signals, labels):
+    """The same signals with outputs of each token."""
+    generator = torch.Generator().manual_seed(len(signals))
+    shape = (len(LENGTHS), max(LENGTHS), labels)
+    drawn = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    drawn += signals["hidden.1"][..., :labels]
+    return {**signals, "logits": drawn}
+
+
+def assert_equal_on_tokens(objective, direct, batch, labels):
+    """As `assert_equal_to`, for the logits of each token; those in the padding have no gradient."""
+    teacher = on_tokens(signals_of(TEACHER, seed=1), labels)
+    found = []
+    for compute in (lambda s: objective(s, teacher, batch), lambda s: direct(s, teacher)):
+        student = on_tokens(signals_of(STUDENT, seed=2), labels)
+        student["logits"].requires_grad_(True)
+        value = compute(student)
+        found.append((value, *torch.autograd.grad(value, [student["logits"]])))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    gradient = found[0][1]
+    assert gradient.abs().max() > 0
+    assert gradient[batch["attention_mask"] == 0].abs().max() == 0
+
+
+def test_logits_of_tokens_are_one_distribution_each():
+    def direct(student, teacher):
+        total = 0
+        for row, length in enumerate(LENGTHS):
+            for token in range(length):
+                p, q = (torch.softmax(each["logits"][row, token] / 3, 0) for each in (teacher, student))
+                total = total + 9 * (p * (p / q).log()).sum()
+        return total
+
+    objective, batch = Logits(STUDENT, TEACHER, temperature=3.0), batch_of() | {"labels": TAGS}
+    assert_equal_on_tokens(objective, direct, batch, LABELS)
+    assert objective.count(batch) == sum(LENGTHS)
+
+
+def test_task_of_tags():
+    def direct(student, teacher):
+        chances = student["logits"].log_softmax(-1)
+        return -sum(chances[row, token, TAGS[row, token]] for row, token in (TAGS >= 0).nonzero().tolist())
+
+    objective, batch = Task(STUDENT, TEACHER), batch_of() | {"labels": TAGS}
+    assert_equal_on_tokens(objective, direct, batch, LABELS)
+    assert objective.count(batch) == 6
+
+
+SPANS = {"start_positions": torch.tensor([1, 0, 2]), "end_positions": torch.tensor([4, 0, 2])}
+
+
+def spans(signals, row, length, temperature=1.0):
+    """Where the answer of a row starts, and where it ends: each over its real positions."""
+    return (signals["logits"][row, :length] / temperature).softmax(0).unbind(-1)
+
+
+def test_logits_of_spans_are_a_distribution_of_starts_and_one_of_ends():
+    def direct(student, teacher):
+        total = 0
+        for row, length in enumerate(LENGTHS):
+            pairs = zip(spans(teacher, row, length, 3), spans(student, row, length, 3), strict=True)
+            total = total + 9 * sum((p * (p / q).log()).sum() for p, q in pairs)
+        return total
+
+    objective, batch = Logits(STUDENT, TEACHER, temperature=3.0), batch_of() | SPANS
+    assert_equal_on_tokens(objective, direct, batch, 2)
+    assert objective.count(batch) == 6
+
+
+def test_task_of_spans():
+    def direct(student, teacher):
+        total = 0
+        for row, length in enumerate(LENGTHS):
+            starts, ends = spans(student, row, length)
+            total = (
+                total - starts[SPANS["start_positions"][row]].log() - ends[SPANS["end_positions"][row]].log()
+            )
+        return total
+
+    objective, batch = Task(STUDENT, TEACHER), batch_of() | SPANS
+    assert_equal_on_tokens(objective, direct, batch, 2)
+    assert objective.count(batch) == 6
+
+
+@pytest.mark.parametrize(
+    ("head", "labels"),
+    [
+        ("QuestionAnswering", SPANS),
+        ("TokenClassification", {"labels": TAGS}),
+        ("SequenceClassification", {"labels": MULTI_HOT}),
+    ],
+)
+def test_the_tasks_loss_is_that_of_the_models_own_head(tiny_bert_config, head, labels):
+    """On rows without padding, over which Transformers' question answering takes its softmax as well."""
+    tiny_bert_config.num_labels = 2 if head == "QuestionAnswering" else LABELS
+    torch.manual_seed(0)
+    model = getattr(transformers, f"AutoModelFor{head}").from_config(tiny_bert_config).eval()
+    batch = {"input_ids": torch.randint(5, 120, (3, 5)), "attention_mask": torch.ones(3, 5).long(), **labels}
+    wanted = model(**batch).loss
+    shape = Architecture.from_config(tiny_bert_config)
+    objective = Task(shape, shape)
+    loss = objective(forward_signals(model, Capture(model, []), batch), {}, batch) / objective.count(batch)
+    torch.testing.assert_close(loss, wanted)
+
+
+def test_outputs_of_tokens_without_labels_are_refused():
+    with pytest.raises(InvalidInput, match="need token labels, or start and end positions"):
+        output_rows(torch.zeros(1, 2, 3), {"attention_mask": torch.ones(1, 2)})

@@ -1,4 +1,4 @@
-"""Tasks: rows, heads, scores."""
+"""Classification and regression: rows, heads, scores."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe import DataSection
-from hf_kdnas.tasks import TaskData, by_length, evaluate_model, load_task, pad, predict, predict_onnx
+from hf_kdnas.tasks import Classification, TaskData, evaluate_model, load_task, predict
 
 TEXTS = ["a good film", "the plot was dull and slow", "fine", "a sad story with a warm ending but so long"]
 
@@ -32,9 +31,9 @@ def task(tmp_path: Path, tiny_tokenizer: Any) -> TaskData:
     return load_task(DataSection(path=write(tmp_path / "rows.jsonl", ["dull", "good"])), tiny_tokenizer)
 
 
-def task_of(names: tuple[str, ...], labels: list[int]) -> TaskData:
+def task_of(names: tuple[str, ...], labels: list[int]) -> Classification:
     rows = [{"input_ids": [1], "labels": label, "index": index} for index, label in enumerate(labels)]
-    return TaskData(
+    return Classification(
         "single_label_classification", names, ("accuracy",), "d", ("text", "label"), 8, 0, rows, rows, rows
     )
 
@@ -157,44 +156,9 @@ def test_a_score_needs_a_head_of_one(tmp_path: Path, tiny_tokenizer: Any, tiny_b
         task.matched_to(tiny_bert_config)
 
 
-def test_predictions_do_not_depend_on_batches(
-    tmp_path: Path, tiny_tokenizer: Any, tiny_bert_config: Any, make_model: Any
-) -> None:
-    data = DataSection(path=write(tmp_path / "rows.jsonl", [0, 1]), text=["text", "other"])
-    rows = load_task(data, tiny_tokenizer).train
-    model = make_model(tiny_bert_config).train()
-    batched = predict(model, rows, batch_size=7)
-    assert model.training
-    model.eval()
-    with torch.no_grad():
-        for row, logits in zip(rows[:8], batched, strict=False):
-            alone = model(
-                input_ids=torch.tensor([row["input_ids"]]),
-                token_type_ids=torch.tensor([row["token_type_ids"]]),
-            )
-            np.testing.assert_allclose(logits, alone.logits[0].numpy(), atol=1e-5)
-
-
-def test_padding_is_the_models_own(
-    tmp_path: Path, tiny_tokenizer: Any, tiny_roberta_config: Any, make_model: Any
-) -> None:
-    """RoBERTa counts positions from the padding token: with another one, padded rows would move."""
-    rows = load_task(DataSection(path=write(tmp_path / "rows.jsonl", [0, 1])), tiny_tokenizer).train
-    model = make_model(tiny_roberta_config)
-    np.testing.assert_allclose(
-        predict(model, rows, batch_size=8), predict(model, rows, batch_size=1), atol=1e-5
-    )
-
-
-def test_precision(tmp_path: Path, task: TaskData, tiny_bert_config: Any, make_model: Any) -> None:
-    model = make_model(tiny_bert_config)
-    exact, rounded = predict(model, task.train), predict(model, task.train, precision="bf16")
-    assert 0 < np.abs(exact - rounded).max() < 0.05
-
-
 def test_scores_of_a_model(task: TaskData, tiny_bert_config: Any, make_model: Any) -> None:
     model = make_model(tiny_bert_config)
-    right = [row["labels"] for row in task.train] == predict(model, task.train).argmax(-1)
+    right = [row["labels"] for row in task.train] == np.argmax(predict(model, task.train), -1)
     assert evaluate_model(model, task.train, task) == {"accuracy": pytest.approx(right.mean())}
 
 
@@ -208,41 +172,68 @@ def test_scores_of_logits() -> None:
     assert score.score(np.array([[0.1], [0.1], [3.0], [9.0]]), task.train) == {"spearman": pytest.approx(1.0)}
 
 
-def test_batches_are_of_similar_length() -> None:
-    rows = [{"input_ids": [1] * size} for size in (3, 9, 1, 8, 2)]
-    assert by_length(rows, 2) == [[1, 3], [0, 4], [2]]
-
-
-def test_padding() -> None:
-    padded = pad([{"input_ids": [5, 6]}, {"input_ids": [7]}], 9)
-    assert padded["input_ids"].tolist() == [[5, 6], [7, 9]]
-    assert padded["attention_mask"].tolist() == [[1, 1], [1, 0]]
-    assert "token_type_ids" not in padded
-
-
-def test_an_onnx_models_logits_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
-    """The graph adds up the token ids that the mask keeps; it also asks for token types."""
-    pytest.importorskip("onnxruntime")
-    onnx = pytest.importorskip("onnx")
-    from onnx import TensorProto, helper
-
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    shape = ["batch", "length"]
-    graph = helper.make_graph(
-        [
-            helper.make_node("Mul", names[:2], ["kept"]),
-            helper.make_node("Add", ["kept", names[2]], ["sum"]),
-            helper.make_node("Cast", ["sum"], ["floats"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceSum", ["floats", "axes"], ["logits"], keepdims=1),
-        ],
-        "sums",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in names],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])],
-        [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
+def multi_label(names: tuple[str, ...], labels: list[list[float]]) -> Classification:
+    kind = "multi_label_classification"
+    task = task_of(names, [])
+    rows = [{"input_ids": [1], "labels": row} for row in labels]
+    return dataclasses.replace(
+        task, kind=kind, metrics=("f1", "accuracy"), train=rows, selection=rows, reporting=rows
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, tmp_path / "model.onnx")
-    rows = [{"input_ids": ids} for ids in ([1], [2, 3, 4], [5, 6], [7, 8, 9, 10])]
-    for batch_size in (1, 3):
-        found = predict_onnx(tmp_path / "model.onnx", rows, pad_token_id=99, batch_size=batch_size)
-        assert found.tolist() == [[1], [9], [11], [34]]
+
+
+def test_lists_of_labels_become_multi_hot(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", [["sad"], ["good", "sad"], [], ["dull"]])
+    task = load_task(DataSection(path=path), tiny_tokenizer)
+    assert (task.kind, task.label_names) == ("multi_label_classification", ("dull", "good", "sad"))
+    assert task.metrics == ("f1", "accuracy")
+    assert task.config_fields()["problem_type"] == "multi_label_classification"
+    assert {tuple(row["labels"]) for row in task.train} == {(0, 0, 1), (0, 1, 1), (0, 0, 0), (1, 0, 0)}
+    assert {type(each) for row in task.train for each in row["labels"]} == {float}
+
+
+def test_names_of_lists_come_from_the_data_set(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+    names = ["dull", "good"]
+    features = Features({"text": Value("string"), "label": Sequence(ClassLabel(names=names))})
+    rows = [{"text": TEXTS[index % 4], "label": [[1], [0, 1]][index % 2]} for index in range(40)]
+    Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "rows.parquet"))
+    task = load_task(DataSection(path=str(tmp_path / "rows.parquet")), tiny_tokenizer)
+    assert task.label_names == ("dull", "good")
+    assert {tuple(row["labels"]) for row in task.train} == {(0, 1), (1, 1)}
+
+
+def test_a_flag_for_each_class_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", [[0, 1, 1], [1, 0, 0]])
+    with pytest.raises(InvalidInput, match="not a 0 or 1 for each class"):
+        load_task(DataSection(path=path), tiny_tokenizer)
+
+
+def test_multi_hot_labels_follow_the_order_of_the_head(tiny_bert_config: Any) -> None:
+    task = multi_label(("a", "b", "c"), [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    matched = task.matched_to(config_of(tiny_bert_config, ["c", "a", "b"]))
+    assert [row["labels"] for row in matched.train] == [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_head_that_gives_one_label_does_not_give_several(tiny_bert_config: Any, swapped: bool) -> None:
+    tasks = [task_of(("no", "yes"), [0, 1]), multi_label(("no", "yes"), [[1.0, 0.0]])]
+    task, other = tasks[::-1] if swapped else tasks
+    tiny_bert_config.problem_type = other.kind
+    with pytest.raises(InvalidInput, match=f"a head for {other.kind}"):
+        task.matched_to(tiny_bert_config)
+
+
+def test_scores_of_several_labels_are_over_pairs_of_row_and_label() -> None:
+    task = multi_label(("a", "b", "c"), [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    scores = task.score([np.array([2.0, -1.0, -3.0]), np.array([-0.1, 0.1, 4.0])], task.train)
+    assert scores == {"f1": pytest.approx(2 * 2 / (3 + 3)), "accuracy": pytest.approx(4 / 6)}
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_a_metric_of_scores_does_not_fit_several_labels(
+    tmp_path: Path, tiny_tokenizer: Any, metric: str
+) -> None:
+    path = write(tmp_path / "rows.jsonl", [["a"], ["b"]])
+    with pytest.raises(InvalidInput, match="scored by accuracy, f1, matthews"):
+        load_task(DataSection(path=path, metric=metric), tiny_tokenizer)

@@ -1,0 +1,144 @@
+"""A task's rows through a model: in batches, on PyTorch or on ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_kdnas.tasks.base import Row, TaskData
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+
+# Names of the outputs of heads: of a question answering head the two last.
+OUTPUTS = ("logits", "start_logits", "end_logits")
+
+
+def by_length(rows: Sequence[Row], batch_size: int) -> list[list[int]]:
+    """Positions of the rows in batches of similar length, the longest first."""
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]["input_ids"]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def pad(rows: Sequence[Row], pad_token_id: int) -> dict[str, NDArray[np.int64]]:
+    """Model inputs of some rows, padded on the right: each (batch, length)."""
+    shape = (len(rows), max(len(row["input_ids"]) for row in rows))
+    inputs = {"input_ids": np.full(shape, pad_token_id), "attention_mask": np.zeros(shape, np.int64)}
+    if "token_type_ids" in rows[0]:
+        inputs["token_type_ids"] = np.zeros(shape, np.int64)
+    for position, row in enumerate(rows):
+        size = len(row["input_ids"])
+        inputs["input_ids"][position, :size] = row["input_ids"]
+        inputs["attention_mask"][position, :size] = 1
+        if "token_type_ids" in inputs:
+            inputs["token_type_ids"][position, :size] = row["token_type_ids"]
+    return inputs
+
+
+def predict(
+    model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int = 64, precision: str = "fp32"
+) -> list[NDArray[np.float32]]:
+    """A model's logits of each row, in the order of the rows.
+
+    (labels,) of a classification, (length, labels) of token classification, (length, 2) of question
+    answering: start and end.
+
+    Args:
+        model: Any model with a task head; used on the device where it is, and put back into the mode
+            (training or not) that it was in.
+        rows: Tokenised rows.
+        batch_size: Rows in a batch.
+        precision: As in a training section: auto, fp32, bf16 or fp16.
+    """
+    import torch
+
+    from hf_kdnas.precision import autocast
+
+    found: dict[int, NDArray[np.float32]] = {}
+    was_training = model.training
+    model.train(False)
+    with torch.inference_mode(), autocast(model.device, precision):
+        for batch in by_length(rows, batch_size):
+            inputs = pad([rows[index] for index in batch], model.config.pad_token_id or 0)
+            tensors = {name: torch.from_numpy(value).to(model.device) for name, value in inputs.items()}
+            outputs = model(**tensors)
+            logits = {name: outputs[name].float().cpu().numpy() for name in OUTPUTS if name in outputs}
+            found.update(zip(batch, _of_rows(logits, inputs["attention_mask"]), strict=True))
+    model.train(was_training)
+    return [found[index] for index in range(len(rows))]
+
+
+def predict_onnx(
+    path: Path,
+    rows: Sequence[Row],
+    *,
+    pad_token_id: int = 0,
+    batch_size: int = 1,
+    threads: int = 1,
+    provider: str = "CPUExecutionProvider",
+) -> list[NDArray[np.float32]]:
+    """An ONNX model's logits of each row, in the order of the rows, as `predict` gives them.
+
+    Args:
+        path: The model file.
+        rows: Tokenised rows.
+        pad_token_id: Fills up shorter rows.
+        batch_size: Rows in a batch. Dynamic INT8 scales activations by the whole batch, padding
+            included, so one by one is what its users get.
+        threads: Threads inside an operator.
+        provider: ONNX Runtime execution provider.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    expected = {each.name for each in session.get_inputs()}
+    outputs = [each.name for each in session.get_outputs() if each.name in OUTPUTS]
+    found: dict[int, NDArray[np.float32]] = {}
+    for batch in by_length(rows, batch_size):
+        inputs = _with_types(pad([rows[index] for index in batch], pad_token_id), expected)
+        logits = dict(zip(outputs, session.run(outputs, inputs), strict=True))
+        found.update(zip(batch, _of_rows(logits, inputs["attention_mask"]), strict=True))
+    return [found[index] for index in range(len(rows))]
+
+
+def _of_rows(logits: Mapping[str, NDArray[Any]], mask: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """Each row's part of a batch's outputs, without padding."""
+    values = (
+        np.stack([logits[name] for name in OUTPUTS[1:]], -1) if OUTPUTS[1] in logits else logits["logits"]
+    )
+    if values.ndim == 2:
+        return list(values.astype(np.float32))
+    return [row[:size].astype(np.float32) for row, size in zip(values, mask.sum(1), strict=True)]
+
+
+def _with_types(inputs: Mapping[str, NDArray[np.int64]], expected: set[str]) -> dict[str, NDArray[np.int64]]:
+    """The inputs that a graph asks for; token types are 0 where the rows have none."""
+    return {name: inputs.get(name, np.zeros_like(inputs["input_ids"])) for name in expected}
+
+
+def evaluate_model(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    task: TaskData,
+    *,
+    batch_size: int = 64,
+    precision: str = "fp32",
+) -> dict[str, float]:
+    """All metrics of a model on some rows.
+
+    Args:
+        model: A model with this task's head.
+        rows: Rows of the task, such as `task.selection`.
+        task: Says which metrics.
+        batch_size: Rows in a batch.
+        precision: As in a training section: auto, fp32, bf16 or fp16.
+    """
+    return task.score(predict(model, rows, batch_size=batch_size, precision=precision), rows)

@@ -1,0 +1,135 @@
+"""Every kind of task from end to end: a search ends in a stock student, in ONNX, a report and a card."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from transformers import AutoConfig
+
+from hf_kdnas import cli
+from hf_kdnas.run import read_json
+
+GOOD, BAD = ("good", "great", "fine", "superb"), ("bad", "poor", "dull", "awful")
+OTHER = ("the", "film", "movie", "plot", "acting", "story", "was", "and", "with", "very")
+
+
+def _search(project: Path, rows: list[dict[str, Any]], *settings: str) -> dict[str, Any]:
+    """Search on these rows; the results."""
+    file = project / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    short = ("--data.path", str(file), "--data.labels", "null", "--search.episodes", "1")
+    short += ("--teacher.fine_tune.epochs", "12")
+    assert cli.main(["search", "--config", str(project / "recipe.yaml"), *short, *settings]) == 0
+    return read_json(project / "run" / "results.json")
+
+
+STRANGER = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_kdnas":
+            raise ImportError("hf_kdnas is not here")
+
+sys.meta_path.insert(0, Blocked())
+folder, head, task, texts = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+
+import numpy as np
+import onnxruntime
+import torch
+import transformers
+
+run = transformers.pipeline(task, model=folder)
+inputs = run.tokenizer(*texts, return_tensors="pt")
+with torch.inference_mode():
+    wanted = getattr(transformers, head).from_pretrained(folder)(**inputs)
+session = onnxruntime.InferenceSession(folder + "/onnx/model.onnx")
+given = {each.name: inputs[each.name].numpy() for each in session.get_inputs()}
+for each in session.get_outputs():
+    found = session.run([each.name], given)[0]
+    assert np.abs(found - wanted[each.name].numpy()).max() < 1e-5, each.name
+names = ("question", "context")
+answer = run(**dict(zip(names, texts))) if task == "question-answering" else run(*texts)
+assert "hf_kdnas" not in sys.modules
+print(json.dumps(answer, default=float))
+"""
+
+
+def _stranger(student: Path, head: str, task: str, texts: list[str]) -> Any:
+    """A stock pipeline's answer in a process without hf_kdnas, where ONNX gives the same logits."""
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(student), head, task, json.dumps(texts)],
+        cwd=student.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _texts(count: int) -> Iterator[list[str]]:
+    draw = random.Random(0)
+    for _ in range(count):
+        words = draw.choices(OTHER, k=draw.randint(2, 9)) + draw.choices(GOOD + BAD, k=draw.randint(0, 2))
+        draw.shuffle(words)
+        yield words
+
+
+def _check(project: Path, results: dict[str, Any], kind: str, task: str, head: str) -> ModelCard:
+    """What is the same for all kinds; the card."""
+    student = project / "run" / "student"
+    assert AutoConfig.from_pretrained(student).architectures == [f"BertFor{head}"]
+    for name in ("model.onnx", "model_int8.onnx"):
+        assert (student / "onnx" / name).stat().st_size > 0
+    assert results["student"]["export_difference"] < 1e-4
+    assert results["student"]["quality"] > 0.5 * results["teacher"]["quality"] > 0
+    assert results["student"]["int8"]["quality"] > 0
+    assert kind in (project / "run" / "report.html").read_text(encoding="utf-8")
+    card = ModelCard.load(student / "README.md")
+    tasks = {card.data.pipeline_tag, *(each.task_type for each in card.data.eval_results)}
+    assert tasks == {task}
+    return card
+
+
+def test_multi_label_classification(tiny_project: Path) -> None:
+    rows = [
+        {
+            "text": " ".join(words),
+            "label": [name for name, part in (("praise", GOOD), ("blame", BAD)) if {*words} & {*part}],
+        }
+        for words in _texts(240)
+    ]
+    results = _search(tiny_project, rows)
+    assert results["task"]["kind"] == "multi_label_classification"
+    assert results["student"]["metrics"].keys() == {"f1", "accuracy"}
+    card = _check(
+        tiny_project, results, "multi label classification", "text-classification", "SequenceClassification"
+    )
+    assert "top_k=None" in card.text
+    config = AutoConfig.from_pretrained(tiny_project / "run" / "student")
+    assert config.problem_type == "multi_label_classification"
+    assert set(config.label2id) == {"praise", "blame"}
+
+
+def test_token_classification(tiny_project: Path) -> None:
+    tags = {word: tag for part, tag in ((GOOD, "B-PRO"), (BAD, "B-CON")) for word in part}
+    rows = [{"tokens": words, "ner_tags": [tags.get(word, "O") for word in words]} for words in _texts(200)]
+    results = _search(tiny_project, rows, "--data.task", "token-classification", "--data.text", "[]")
+    task = "token-classification"
+    card = _check(tiny_project, results, task, task, "TokenClassification")
+    assert results["task"]["labels"] == ["B-CON", "B-PRO", "O"]
+    assert 'pipeline("token-classification"' in card.text
+    found = _stranger(
+        tiny_project / "run" / "student", "AutoModelForTokenClassification", task, ["the film was so superb"]
+    )
+    assert {each["entity"] for each in found} <= set(results["task"]["labels"])

@@ -166,8 +166,9 @@ class DataSection:
     metric: str | None = _option(
         None,
         "accuracy, f1, matthews, pearson, spearman, or a metric of your own (`package.module:Class`, or the "
-        "path of an `evaluate` module); null takes GLUE's own there, else accuracy or pearson; pearson and "
-        "spearman make the task a regression",
+        "path of an `evaluate` module); null takes GLUE's own there, else accuracy or pearson, with several "
+        "classes a row f1 over all pairs of row and class, for tags accuracy over the words, for answers "
+        "SQuAD's f1 and exact_match; pearson and spearman make a text classification a regression",
     )
 
     def __post_init__(self) -> None:

@@ -82,9 +82,9 @@ def collect_results(
             "columns": list(task.columns),
             "labels": list(task.label_names),
             "rows": {
-                "train": len(task.train),
-                "selection": len(task.selection),
-                "reporting": len(task.reporting),
+                "train": task.examples(task.train),
+                "selection": task.examples(task.selection),
+                "reporting": task.examples(task.reporting),
             },
         },
         "teacher": {

@@ -128,6 +128,63 @@ def test_labels_that_the_teachers_head_does_not_have(
     assert "2 classes (rotten, fresh)" in message
 
 
+WORDS = {"tokens": ["a", "film"], "ner_tags": ["O", "B-X"]}
+ANSWERS = {"question": "was it", "context": "a film", "answers": {"text": ["film"], "answer_start": [2]}}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "settings", "named"),
+    [
+        ("token-classification", WORDS | {"ner_tags": ["O"]}, (), ("data.label", "1 tags beside 2 words")),
+        ("token-classification", WORDS | {"ner_tags": "O"}, (), ("data.label", "needs lists of tags")),
+        ("token-classification", WORDS, ("--data.labels", "[O, B-Y]"), ("data.labels", "holds B-X, O")),
+        ("token-classification", WORDS, ("--data.metric", "pearson"), ("data.metric", "scored by accuracy")),
+        (
+            "token-classification",
+            WORDS,
+            ("--teacher.fine_tune", "null"),
+            ("teacher.model", "BertForSequenceClassification", "...ForTokenClassification"),
+        ),
+        (
+            "question-answering",
+            ANSWERS | {"answers": {"text": ["film"], "answer_start": [0]}},
+            (),
+            ("data.label", "'film'", "at character 0 its context has 'a fi'"),
+        ),
+        ("question-answering", ANSWERS | {"answers": "film"}, (), ("data.label", "as in SQuAD")),
+        ("question-answering", ANSWERS, ("--data.stride", "30"), ("data.stride", "the longest question")),
+        ("question-answering", ANSWERS, ("--data.text", "[context]"), ("data.text", "two different columns")),
+        (
+            "question-answering",
+            ANSWERS,
+            ("--teacher.fine_tune", "null"),
+            ("teacher.model", "...ForQuestionAnswering"),
+        ),
+        ("text-classification", {"text": "a", "label": {"text": "b"}}, (), ("data.label", "dict")),
+        ("text-classification", {"text": "a", "label": [0, 1, 1]}, (), ("data.label", "not a 0 or 1")),
+        ("text-classification", WORDS, ("--data.text", "tokens"), ("data.text", "texts are needed")),
+        ("tagging", WORDS, (), ("data.task", "token-classification")),
+    ],
+)
+def test_rows_that_do_not_fit_the_task(
+    tiny_project: Path,
+    tiny_bert_config,
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    row: dict[str, Any],
+    settings: tuple[str, ...],
+    named: tuple[str, ...],
+) -> None:
+    AutoModelForSequenceClassification.from_config(tiny_bert_config).save_pretrained(tiny_project / "base")
+    rows = tiny_project / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps({"label": "x", **row}) for _ in range(40)), encoding="utf-8")
+    data = ("--data.path", str(rows), "--data.task", task, "--data.labels", "null")
+    text = () if task == "text-classification" else ("--data.text", "[]")
+    message = _refused(tiny_project, capsys, *data, *text, *settings)
+    for part in named:
+        assert part in message
+
+
 def test_a_tokenizer_of_another_vocabulary(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny_project / "base" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -25,17 +25,8 @@ HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spear
 TAGS = ["hf-kdnas", "knowledge-distillation", "onnx"]
 SEARCH_TAG = "neural-architecture-search"
 
-# How the pipelines of tasks other than text classification are called.
-_USAGES = {
-    "token-classification": {
-        "name": "tag",
-        "arguments": '"A text with names.", aggregation_strategy="first"',
-    },
-    "question-answering": {
-        "name": "answer",
-        "arguments": 'question="Who wrote it?", context="It was written by Ada."',
-    },
-}
+# Kinds of tasks that are named as their pipelines are; the others are text classification.
+_PIPELINES = ("token-classification", "question-answering")
 
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".bz2", ".gz", ".xz", ".zip", ".zst"}
@@ -114,12 +105,12 @@ def card_data(results: Mapping[str, Any]) -> ModelCardData:
 def _pipeline(results: Mapping[str, Any]) -> str:
     """The pipeline that runs the student; the kinds of classification share one."""
     kind = results["task"]["kind"]
-    return kind if kind in _USAGES else "text-classification"
+    return kind if kind in _PIPELINES else "text-classification"
 
 
 def _purpose(task: Mapping[str, Any]) -> str:
     """What the student does, in words."""
-    if task["kind"] in _USAGES:
+    if task["kind"] in _PIPELINES:
         return str(task["kind"].replace("-", " "))
     kinds = {"regression": "regression", "multi_label_classification": "multi-label classification"}
     texts = "pairs of texts" if len(task["columns"]) > 2 else "texts"
@@ -128,8 +119,8 @@ def _purpose(task: Mapping[str, Any]) -> str:
 
 def _usage(task: Mapping[str, Any]) -> dict[str, str]:
     """How a pipeline is called: a variable's name, and the arguments."""
-    if task["kind"] in _USAGES:
-        return _USAGES[task["kind"]]
+    if task["kind"] == "token-classification":
+        return {"name": "tag", "arguments": '"A text with names.", aggregation_strategy="first"'}
     options = {"regression": ', function_to_apply="none"', "multi_label_classification": ", top_k=None"}
     pair = len(task["columns"]) > 2
     texts = '{"text": "A first text.", "text_pair": "A second text."}' if pair else '"A text."'

@@ -69,7 +69,7 @@ def load_metric(name: str) -> Any:
     )
 
 
-def compute(name: str, predictions: Sequence[float], references: Sequence[float], **options: Any) -> float:
+def compute(name: str, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> float:
     """The value of a metric (of one that returns several, the first).
 
     Args:

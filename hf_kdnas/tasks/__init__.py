@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hf_kdnas.tables import load_splits
+from hf_kdnas.tasks.answers import QuestionAnswering
 from hf_kdnas.tasks.base import Row, TaskData
 from hf_kdnas.tasks.classification import Classification
 from hf_kdnas.tasks.inference import by_length, evaluate_model, pad, predict, predict_onnx
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TASKS",
     "Classification",
+    "QuestionAnswering",
     "Row",
     "TaskData",
     "TokenClassification",
@@ -32,6 +34,7 @@ __all__ = [
 TASKS: dict[str, type[TaskData]] = {
     "text-classification": Classification,
     "token-classification": TokenClassification,
+    "question-answering": QuestionAnswering,
 }
 """By the name that Transformers' pipelines and the Hub have for them."""
 

@@ -90,6 +90,10 @@ class TaskData(ABC):
             rows: The rows they belong to.
         """
 
+    def examples(self, rows: Sequence[Row]) -> int:
+        """How many examples rows are of: a task may cut one into several rows."""
+        return len(rows)
+
     @property
     def metric(self) -> str:
         """The metric to select by."""
@@ -194,11 +198,12 @@ def chosen_metrics(given: str | None, usual: Sequence[str], fitting: Sequence[st
     """
     if given is None:
         return tuple(usual)
-    metrics.load_metric(given)  # refuse an unknown one before any work
     if given in metrics.METRICS and given not in fitting:
         raise InvalidInput(
             "data.metric", given, f"this task is scored by {', '.join(fitting)}", "Choose one of these."
         )
+    if given not in fitting:
+        metrics.load_metric(given)  # refuse an unknown one before any work
     return (given, *(name for name in usual if name != given))
 
 

@@ -21,6 +21,7 @@ from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import reads_tokens
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Sampler
@@ -64,7 +65,7 @@ class DistillationTrainer(Trainer):
         **kwargs: Further arguments of Trainer.
 
     Raises:
-        InvalidInput: If teacher and student have other vocabularies or numbers of labels, a layer or
+        InvalidInput: If teacher and student have other vocabularies, heads or numbers of labels, a layer or
             signal that an objective needs doesn't exist, no teacher is there for an objective that
             needs one, or the run is sharded (FSDP, DeepSpeed).
     """
@@ -346,6 +347,15 @@ def _check_teacher(
             student.config.vocab_size,
             f"the teacher's vocabulary has {source.vocab_size} entries",
             "Make the student from the teacher's config and tokenizer.",
+        )
+    of_tokens = cached.token_logits if cached is not None else reads_tokens(type(live))
+    if "logits" in needed and of_tokens != reads_tokens(type(student)):
+        what = "each token" if of_tokens else "each text"
+        raise InvalidInput(
+            "model",
+            type(student).__name__,
+            f"the teacher's logits are those of {what}",
+            "Give student and teacher the same head, or leave the logits objective out.",
         )
     if "logits" in needed and source.num_labels != student.config.num_labels:
         raise InvalidInput(

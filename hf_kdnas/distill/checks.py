@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from accelerate.utils import DistributedType
 
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import reads_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +46,15 @@ def check_teacher(
             student.config.vocab_size,
             f"the teacher's vocabulary has {source.vocab_size} entries",
             "Make the student from the teacher's config and tokenizer.",
+        )
+    of_tokens = cached.token_logits if cached is not None else reads_tokens(type(live))
+    if "logits" in needed and of_tokens != reads_tokens(type(student)):
+        what = "each token" if of_tokens else "each text"
+        raise InvalidInput(
+            "model",
+            type(student).__name__,
+            f"the teacher's logits are those of {what}",
+            "Give student and teacher the same head, or leave the logits objective out.",
         )
     if "logits" in needed and source.num_labels != student.config.num_labels:
         raise InvalidInput(

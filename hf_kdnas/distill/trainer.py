@@ -64,7 +64,7 @@ class DistillationTrainer(Trainer):
         **kwargs: Further arguments of Trainer.
 
     Raises:
-        InvalidInput: If teacher and student have other vocabularies or numbers of labels, a layer or
+        InvalidInput: If teacher and student have other vocabularies, heads or numbers of labels, a layer or
             signal that an objective needs doesn't exist, no teacher is there for an objective that
             needs one, or the run is sharded (FSDP, DeepSpeed).
     """

@@ -221,6 +221,17 @@ def test_every_kind_of_task(tiny_bert_config, arguments, tmp_path, kind):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_a_teacher_of_another_head_is_refused(tiny_bert_config, make_student, arguments, tmp_path, live):
+    """Both have two labels: their logits would be broadcast against each other."""
+    teacher = transformers.BertForTokenClassification(tiny_bert_config)
+    if not live:
+        ids = [row["input_ids"] for row in rows_of(4)]
+        teacher = TeacherSignals.build(teacher, ids, ["logits"], tmp_path / "signals")
+    with pytest.raises(InvalidInput, match="the teacher's logits are those of each token"):
+        DistillationTrainer(make_student(), arguments(objectives={"logits": {}}), teacher)
+
+
 def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(teacher, make_student, arguments, tmp_path):
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     student = make_student(dropout=0.1)

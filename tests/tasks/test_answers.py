@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering
 
+from hf_kdnas.content import rows_hash
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe import DataSection
 from hf_kdnas.tasks import QuestionAnswering, TaskData, evaluate_model, load_task, predict
@@ -184,3 +185,11 @@ def test_what_does_not_fit_is_refused(
     data = dataclasses.replace(write(tmp_path / "rows.jsonl", rows, stride=4), **options)
     with pytest.raises(InvalidInput, match=message):
         load_task(data, tiny_tokenizer)
+
+
+@pytest.mark.parametrize("changed", ["start_positions", "end_positions", "answers"])
+def test_other_answers_are_other_rows(task: TaskData, changed: str) -> None:
+    """Fine-tuned teachers are kept by the hash of their rows."""
+    first, *rest = task.train
+    other = {**first, changed: ["plot"] if changed == "answers" else first[changed] + 1}
+    assert rows_hash([other, *rest]) != rows_hash(task.train)

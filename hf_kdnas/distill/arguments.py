@@ -16,6 +16,13 @@ from hf_kdnas.distill.criterion import check_objectives
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.precision import resolve_precision
 
+# Transformers 5 has a new name for it, and reads the options under the new name alone.
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    else "gradient_checkpointing"
+)
+
 
 @dataclass
 class DistillationArguments(TrainingArguments):
@@ -65,18 +72,18 @@ class DistillationArguments(TrainingArguments):
 
     def _check_checkpointing(self) -> None:
         """Reentrant checkpointing runs the layers without gradients: hooks would capture nothing to learn."""
-        name = "gradient_checkpointing"
-        options = cast("dict[str, Any]", self.gradient_checkpointing_kwargs or {})
+        name = f"{CHECKPOINTING}_kwargs"
+        options = cast("dict[str, Any]", getattr(self, name) or {})
         if options.get("use_reentrant"):
             raise InvalidInput(
-                f"{name}_kwargs",
+                name,
                 options,
                 "not with distillation: hooks need use_reentrant: False",
                 "Leave it out.",
             )
-        if self.gradient_checkpointing:
-            # Before Transformers 5 the default is True.
-            self.gradient_checkpointing_kwargs = {**options, "use_reentrant": False}
+        if getattr(self, CHECKPOINTING):
+            # Else it is True: Transformers 4.57's default, and on 5 torch's own beside other options.
+            setattr(self, name, {**options, "use_reentrant": False})
 
     @property
     def n_gpu(self) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import HfArgumentParser
 
-from hf_kdnas.distill.arguments import DistillationArguments, training_arguments
+from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments, training_arguments
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe import TrainingSection
 
@@ -20,7 +20,7 @@ from hf_kdnas.recipe import TrainingSection
         ({"fsdp": "full_shard"}, "hooks need whole layers"),
         ({"deepspeed": {"zero_optimization": {}}}, "hooks need whole layers"),
         ({"label_smoothing_factor": 0.1}, "the teacher softens"),
-        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant: False"),
+        ({f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}}, "use_reentrant: False"),
     ],
 )
 def test_refused(tmp_path, options, message):

@@ -50,7 +50,7 @@ def sensitivity(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]])
         model: Any model with a family and a loss.
         batches: Keyword arguments of the model's forward, `labels` among them.
     """
-    family = get_family(model.config)
+    family = get_family(model.config).of(type(model))
     parameters = dict(model.named_parameters())
     scores: Importance = {}
     training = model.training

@@ -142,7 +142,7 @@ def _copy_projected(
     narrow: Architecture,
     projection: Tensor,
 ) -> None:
-    family = get_family(teacher.config)
+    family = get_family(teacher.config).of(type(teacher))
     sources = dict(teacher.named_parameters())
     rows = head_rows(wide, narrow).to(teacher.device)
     for name, parameter in student.named_parameters():

@@ -30,7 +30,7 @@ def parameter_counter(
     Returns:
         From an architecture to the number of parameters that a model of it has.
     """
-    family = get_family(config)
+    family = get_family(config).of(model_class)
     with torch.device("meta"):
         shapes = {name: tuple(each.shape) for name, each in model_class(config).named_parameters()}
 
@@ -98,7 +98,7 @@ def reorder_by_importance(model: PreTrainedModel, importance: Importance) -> Non
     The function of a model with a task head stays the same; an encoder's own outputs are permuted.
     Afterwards every smaller student is a prefix of this model.
     """
-    family = get_family(model.config)
+    family = get_family(model.config).of(type(model))
     orders = unit_orders(model, importance)
     for name, parameter in model.named_parameters():
         for dimension, group in unit_dimensions(family, name):
@@ -139,7 +139,7 @@ def slice_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTr
         InvalidInput: If the student does not fit into the teacher.
     """
     require_fit(teacher, architecture)
-    family = get_family(teacher.config)
+    family = get_family(teacher.config).of(type(teacher))
     wide = Architecture.from_config(teacher.config)
     student = new_student(teacher, architecture)
     sources = dict(teacher.named_parameters())

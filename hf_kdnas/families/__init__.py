@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.families.base import Axis, Family
+from hf_kdnas.families.base import Axis, Family, reads_tokens
 from hf_kdnas.families.bert import BERT
 from hf_kdnas.families.roberta import ROBERTA
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["FAMILIES", "Axis", "Family", "get_family"]
+__all__ = ["FAMILIES", "Axis", "Family", "get_family", "reads_tokens"]
 
 FAMILIES: dict[str, Family] = {
     model_type: family for family in (BERT, ROBERTA) for model_type in family.model_types

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +23,21 @@ Axis: TypeAlias = Literal[
     "labels",
     "fixed",
 ]
+
+
+# Heads that read every token's state straight from the residual stream, alike in all families.
+TOKEN_HEADS = ("ForTokenClassification", "ForQuestionAnswering")
+TOKEN_HEAD_AXES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
+    ("classifier.weight", ("labels", "hidden")),
+    ("classifier.bias", ("labels",)),
+    ("qa_outputs.weight", ("labels", "hidden")),
+    ("qa_outputs.bias", ("labels",)),
+)
+
+
+def reads_tokens(model_class: type[Any]) -> bool:
+    """Whether a model's outputs are those of each token, (batch, length, labels)."""
+    return model_class.__name__.endswith(TOKEN_HEADS)
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,10 @@ class Family:
     @cached_property
     def _layer_name(self) -> re.Pattern[str]:
         return re.compile(rf"((?:^|.*\.){re.escape(self.layers)}\.)(\d+)(\..+)")
+
+    def of(self, model_class: type[Any]) -> Family:
+        """The map for a class of models: a head on every token has names of other heads (`classifier`)."""
+        return replace(self, axes=(*TOKEN_HEAD_AXES, *self.axes)) if reads_tokens(model_class) else self
 
     def parameter_axes(self, name: str) -> tuple[Axis, ...]:
         """The axes of a parameter's dimensions.

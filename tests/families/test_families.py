@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import (
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertConfig,
     RobertaConfig,
     XLMRobertaConfig,
@@ -39,6 +41,13 @@ MODELS = [
     (RobertaConfig(**SIZES, **ROBERTA_TOKENS), AutoModelForMaskedLM),
     (XLMRobertaConfig(**SIZES, **ROBERTA_TOKENS), AutoModelForSequenceClassification),
 ]
+# Heads on every token are alike in all families.
+MODELS += [
+    (BertConfig(**SIZES), AutoModelForTokenClassification),
+    (BertConfig(**SIZES | {"num_labels": 2}), AutoModelForQuestionAnswering),
+    (RobertaConfig(**SIZES, **ROBERTA_TOKENS), AutoModelForTokenClassification),
+    (RobertaConfig(**SIZES | {"num_labels": 2}, **ROBERTA_TOKENS), AutoModelForQuestionAnswering),
+]
 NAMES = [f"{config.model_type}-{head.__name__.removeprefix('AutoModelFor')}" for config, head in MODELS]
 
 
@@ -61,12 +70,17 @@ def batch(model):
     ids = torch.randint(5, 50, (6, 12))
     mask = (torch.arange(12) < torch.tensor([[12], [9], [7], [12], [3], [5]])).long()
     ids[mask == 0] = model.config.pad_token_id
-    labels = ids.clone() if "MaskedLM" in type(model).__name__ else torch.tensor([0, 1, 2, 2, 1, 0])
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    head = type(model).__name__
+    if "QuestionAnswering" in head:
+        return inputs | {"start_positions": ids[:, 0] % 3, "end_positions": ids[:, 1] % 3}
+    if "TokenClassification" in head:
+        return inputs | {"labels": (ids % 3).masked_fill(mask == 0, -100)}
+    return inputs | {"labels": ids.clone() if "MaskedLM" in head else torch.tensor([0, 1, 2, 2, 1, 0])}
 
 
 def test_every_parameter_has_axes_of_its_own_sizes(model) -> None:
-    family = get_family(model.config)
+    family = get_family(model.config).of(type(model))
     shape = Architecture.from_config(model.config)
     sizes = {
         "hidden": shape.hidden_size,
@@ -87,11 +101,11 @@ def test_every_parameter_has_axes_of_its_own_sizes(model) -> None:
 
 def test_reordering_leaves_the_function_as_it_is(model, batch) -> None:
     with torch.no_grad():
-        before = model(**batch).logits
+        before = model(**batch)[1]
     importance = sensitivity(model, [batch])
     reorder_by_importance(model, importance)
     with torch.no_grad():
-        assert torch.allclose(model(**batch).logits, before, atol=1e-12)
+        assert torch.allclose(model(**batch)[1], before, atol=1e-12)
     again = sensitivity(model, [batch])
     for group, scores in again.items():
         if group[0] != "heads":
@@ -110,7 +124,7 @@ def test_heads_come_in_order_and_whole(model, batch) -> None:
 def test_a_slice_of_the_whole_is_the_model(model, batch) -> None:
     student = slice_student(model.float(), Architecture.from_config(model.config)).eval()
     with torch.no_grad():
-        assert torch.equal(student(**batch).logits, model(**batch).logits)
+        assert torch.equal(student(**batch)[1], model(**batch)[1])
 
 
 def test_a_projection_of_the_whole_comes_near_the_model(model, batch) -> None:
@@ -143,7 +157,7 @@ def test_students_are_stock_models_that_run(model, batch, shape: Architecture) -
         assert Architecture.from_config(student.config) == shape
         assert student.num_parameters() == parameter_counter(type(model), model.config)(shape)
         assert student.config.id2label == model.config.id2label
-        assert student(**batch).logits.isfinite().all()
+        assert student(**batch)[1].isfinite().all()
 
 
 def test_modules_of_the_map_exist(model) -> None:

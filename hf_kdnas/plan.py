@@ -84,7 +84,7 @@ def make_plan(recipe: Recipe) -> Plan:
     config = load_config(recipe.teacher)
     shape = Architecture.from_config(config)
     baselines = {name: baseline_architecture(name, shape) for name in recipe.search.baselines}
-    _check_baselines(baselines, shape, recipe.distillation.initialisation)
+    _check_baselines(baselines, config, recipe.distillation.initialisation)
     _check_length(recipe, get_family(config).max_length(config))
     tokenizer = load_tokenizer(recipe.teacher, config)
     task = load_task(recipe.data, tokenizer, max_length=get_family(config).max_length(config))
@@ -93,7 +93,7 @@ def make_plan(recipe: Recipe) -> Plan:
     config = with_task_head(config, task)
     model_class = task.head_class._model_mapping[type(config)]
     parameters = parameter_counter(model_class, config)
-    space = make_space(recipe.space, shape, recipe.distillation.initialisation, parameters)
+    space = make_space(recipe.space, config, recipe.distillation.initialisation, parameters)
     _check_activations([*space, *baselines.values()])
     _check_parameters(recipe.search.constraints.parameters, space, parameters)
     _check_training(recipe, shape, space)
@@ -102,7 +102,7 @@ def make_plan(recipe: Recipe) -> Plan:
 
 def make_space(
     section: SpaceSection,
-    teacher: Architecture,
+    config: PretrainedConfig,
     initialisation: str,
     parameters: Callable[[Architecture], int],
 ) -> SearchSpace:
@@ -111,9 +111,13 @@ def make_space(
     Raises:
         InvalidInput: If no member is left, naming the constraint that emptied it.
     """
+    teacher, family = Architecture.from_config(config), get_family(config)
     preset = SearchSpace.preset(section.preset, teacher).native()
     listed = {name: getattr(section, name) for name in DIMENSIONS if getattr(section, name) is not None}
     constraints: dict[str, Constraint] = dict(preset.constraints)
+    constraints["a stock config of the teacher's type"] = lambda member: family.allows_width(
+        config, member.hidden_size
+    )
     if "num_attention_heads" in listed:
         constraints.pop("head size", None)  # the preset's way to choose head counts
     if initialisation != "random":
@@ -126,8 +130,13 @@ def make_space(
     return preset.changed(listed, constraints)
 
 
-def _check_baselines(baselines: dict[str, Architecture], teacher: Architecture, initialisation: str) -> None:
+def _check_baselines(
+    baselines: dict[str, Architecture], config: PretrainedConfig, initialisation: str
+) -> None:
+    teacher = Architecture.from_config(config)
     for name, architecture in baselines.items():
+        with _within(f"search.baselines.{name}"):
+            architecture.apply_to(config)
         if initialisation != "random" and not architecture.fits_into(teacher):
             raise InvalidInput(
                 "search.baselines",

@@ -62,7 +62,10 @@ def load_tokenizer(section: TeacherSection, config: PretrainedConfig) -> PreTrai
     """
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, section)
+    # A BERT tokenizer in a DistilBERT's folder makes token types that the model doesn't take.
+    inputs = get_family(config).inputs
+    options = {} if "token_type_ids" in inputs else {"model_input_names": list(inputs)}
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, section, **options)
     if len(tokenizer) > config.vocab_size:
         raise InvalidInput(
             "teacher.model",

@@ -130,9 +130,20 @@ class Architecture:
                 f"a stock {config.model_type} config holds hidden_size / num_attention_heads only",
                 "Leave head_size out.",
             )
+        family = get_family(config)
+        if not family.allows_width(config, self.hidden_size):
+            raise InvalidInput(
+                "hidden_size",
+                self.hidden_size,
+                "a stock model with embeddings of just this width has no map from them to its residual "
+                "stream, as its teacher has",
+                "Choose another width.",
+            )
         applied = copy.deepcopy(config)
-        for ours, theirs in get_family(config).config_fields.items():
+        for ours, theirs in family.config_fields.items():
             setattr(applied, theirs, getattr(self, ours))
+        if family.other_width is not None:
+            applied.embedding_size = self.hidden_size
         return applied
 
     def as_dict(self) -> dict[str, int | str]:

@@ -24,8 +24,8 @@ def unit_group(axis: Axis, layer: int | None) -> UnitGroup | None:
     """The group of units that a dimension indexes; None where nothing can be reordered."""
     if axis in ("hidden", "decoder_units"):
         return ("hidden", None)
-    if axis == "head_units":
-        return ("head_units", None)
+    if axis in ("head_units", "per_head"):
+        return (axis, None)
     if axis in ("heads", "ffn"):
         return (axis, layer)
     return None

@@ -111,9 +111,9 @@ def plan_search(recipe: Recipe) -> Plan:
     teacher = Architecture.from_config(known.config)
     initialisation = recipe.distillation.initialisation
     baselines = {name: baseline_architecture(name, teacher) for name in recipe.search.baselines}
-    _check_fits("search.baselines", baselines, teacher, initialisation)
+    _check_fits("search.baselines", baselines, known.config, initialisation)
     parameters = parameter_counter(known.model_class, known.config)
-    space = make_space(recipe.space, teacher, initialisation, parameters)
+    space = make_space(recipe.space, known.config, initialisation, parameters)
     _check_parameters(recipe.search.constraints.parameters, space, parameters)
     return _checked(
         Plan(
@@ -139,8 +139,7 @@ def plan_distillation(recipe: Recipe) -> Plan:
     student = student_architecture(recipe.student, known.config)
     given = recipe.student if is_model(recipe.student) else None
     if given is None:
-        teacher = Architecture.from_config(known.config)
-        _check_fits("student", {recipe.student: student}, teacher, recipe.distillation.initialisation)
+        _check_fits("student", {recipe.student: student}, known.config, recipe.distillation.initialisation)
     compared = recipe.compare.objectives.values() if recipe.compare else ()
     space = SearchSpace({name: (getattr(student, name),) for name in DIMENSIONS})
     return _checked(
@@ -180,7 +179,7 @@ def _checked(plan: Plan) -> Plan:
 
 def make_space(
     section: SpaceSection,
-    teacher: Architecture,
+    config: PretrainedConfig,
     initialisation: str,
     parameters: Callable[[Architecture], int],
 ) -> SearchSpace:
@@ -189,9 +188,13 @@ def make_space(
     Raises:
         InvalidInput: If no member is left, naming the constraint that emptied it.
     """
+    teacher, family = Architecture.from_config(config), get_family(config)
     preset = SearchSpace.preset(section.preset, teacher).native()
     listed = {name: getattr(section, name) for name in DIMENSIONS if getattr(section, name) is not None}
     constraints: dict[str, Constraint] = dict(preset.constraints)
+    constraints["a stock config of the teacher's type"] = lambda member: family.allows_width(
+        config, member.hidden_size
+    )
     if "num_attention_heads" in listed:
         constraints.pop("head size", None)  # the preset's way to choose head counts
     if initialisation != "random":
@@ -205,9 +208,12 @@ def make_space(
 
 
 def _check_fits(
-    key: str, shapes: dict[str, Architecture], teacher: Architecture, initialisation: str
+    key: str, shapes: dict[str, Architecture], config: PretrainedConfig, initialisation: str
 ) -> None:
+    teacher = Architecture.from_config(config)
     for name, architecture in shapes.items():
+        with _within(f"{key}.{name}"):
+            architecture.apply_to(config)
         if initialisation != "random" and not architecture.fits_into(teacher):
             raise InvalidInput(
                 key,

@@ -22,7 +22,7 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.families import Family, get_family
 from hf_kdnas.slicing import (
     end_layers,
-    head_rows,
+    first_units,
     keeps_heads,
     move_to,
     new_student,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Site: TypeAlias = tuple[int, str]
-"""A LayerNorm on the residual stream: (0, "embeddings"), (layer, "attention") or (layer, "output")."""
+"""What puts out the residual stream: (0, "embeddings"), (layer, "attention") or (layer, "output")."""
 
 RIDGE = 1e-2
 """Pull of least-squares fits towards the projected weights, relative to the mean feature energy."""
@@ -67,8 +67,11 @@ class ResidualStream:
 
 
 def norm_sites(family: Family, layers: int) -> dict[Site, str]:
-    """Module path of each LayerNorm on the residual stream, in forward order."""
-    sites: dict[Site, str] = {(0, "embeddings"): family.embeddings_norm}
+    """Module path of each LayerNorm on the residual stream, in forward order.
+
+    Where embeddings are of another width, the first is the linear map from them.
+    """
+    sites: dict[Site, str] = {(0, "embeddings"): family.embeddings_norm or family.embeddings}
     for layer in range(1, layers + 1):
         sites[layer, "attention"] = family.in_layer(layer, family.attention_norm)
         sites[layer, "output"] = family.in_layer(layer, family.output_norm)
@@ -144,16 +147,13 @@ def _copy_projected(
 ) -> None:
     family = get_family(teacher.config).of(type(teacher))
     sources = dict(teacher.named_parameters())
-    rows = head_rows(wide, narrow).to(teacher.device)
     for name, parameter in student.named_parameters():
         source: Tensor = sources[source_name(family, name, wide, narrow)]
         for dimension, axis in enumerate(family.parameter_axes(name)):
             if axis in ("hidden", "decoder_units"):
                 source = torch.tensordot(source, projection, dims=([dimension], [0])).movedim(-1, dimension)
-            elif axis == "heads":
-                source = source.index_select(dimension, rows)
             else:
-                source = source.narrow(dimension, 0, parameter.shape[dimension])
+                source = first_units(source, dimension, axis, wide, narrow, parameter.shape[dimension])
         parameter.copy_(source)
 
 
@@ -267,6 +267,8 @@ class _Fit:
         hooks: dict[str, Any] = {}
         for site, path in norm_sites(self.family, len(self.starts)).items():
             hooks[path] = partial(self._fit_norm, self._source(site))
+        if self.family.embeddings_norm is None:
+            hooks[self.family.embeddings] = self._keep_residual  # exact as it is
         for layer in range(1, len(self.starts) + 1):
             denses = {"attention": self.family.attention_dense, "output": self.family.output_dense}
             for part, dense in denses.items():
@@ -302,6 +304,9 @@ class _Fit:
         module.weight.copy_(weight[:, :-1])
         module.bias.copy_(weight[:, -1])
         return module.forward(inputs[0])
+
+    def _keep_residual(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.residual = output
 
     def _fit_norm(
         self, site: Site, module: nn.LayerNorm, inputs: tuple[Tensor, ...], _output: Tensor

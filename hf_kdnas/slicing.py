@@ -10,12 +10,15 @@ import torch
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.families import Family, get_family
+from hf_kdnas.families import Axis, Family, get_family
 from hf_kdnas.importance import Importance, UnitGroup, unit_dimensions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel
+
+# Groups whose units are heads, or units inside heads.
+HEAD_GROUPS = ("heads", "per_head")
 
 
 def parameter_counter(
@@ -40,6 +43,7 @@ def parameter_counter(
             "head_units": architecture.hidden_size,
             "decoder_units": architecture.hidden_size,
             "heads": architecture.attention_size,
+            "per_head": architecture.num_attention_heads,
             "ffn": architecture.intermediate_size,
         }
         total = 0
@@ -75,17 +79,23 @@ def end_layers(teacher_layers: int, student_layers: int) -> list[int]:
 def unit_orders(model: PreTrainedModel, importance: Importance) -> dict[UnitGroup, Tensor]:
     """The order of each group's units, most important first.
 
-    Heads are ordered as wholes, by the sum over their units, and units inside each head.
+    Heads are ordered as wholes, by the sum over their units, and units inside each head. Where layers
+    share something per head (a position bias), heads are ordered alike in all of them, by the sum over
+    the layers.
     """
     heads = Architecture.from_config(model.config).num_attention_heads
+    by_head = {
+        group: scores.view(heads, -1) for group, scores in importance.items() if group[0] in HEAD_GROUPS
+    }
+    totals = {group: scores.sum(1) for group, scores in by_head.items()}
+    if get_family(model.config).shares_heads:
+        totals = dict.fromkeys(totals, sum(totals.values(), torch.tensor(0.0)))
     orders = {}
     for group, scores in importance.items():
-        if group[0] == "heads":
-            by_head = scores.view(heads, -1)
-            inside = by_head.argsort(dim=1, descending=True)
-            start = torch.arange(heads, device=scores.device)[:, None] * by_head.shape[1]
-            first = by_head.sum(1).argsort(descending=True)
-            orders[group] = (start + inside)[first].flatten()
+        if group in by_head:
+            inside = by_head[group].argsort(dim=1, descending=True)
+            start = torch.arange(heads, device=scores.device)[:, None] * inside.shape[1]
+            orders[group] = (start + inside)[totals[group].argsort(descending=True)].flatten()
         else:
             orders[group] = scores.argsort(descending=True)
     return orders
@@ -143,14 +153,10 @@ def slice_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTr
     wide = Architecture.from_config(teacher.config)
     student = new_student(teacher, architecture)
     sources = dict(teacher.named_parameters())
-    rows = head_rows(wide, architecture)
     for name, parameter in student.named_parameters():
         source: Tensor = sources[source_name(family, name, wide, architecture)]
         for dimension, axis in enumerate(family.parameter_axes(name)):
-            if axis == "heads":
-                source = source.index_select(dimension, rows.to(source.device))
-            else:
-                source = source.narrow(dimension, 0, parameter.shape[dimension])
+            source = first_units(source, dimension, axis, wide, architecture, parameter.shape[dimension])
         parameter.copy_(source)
     rescale_queries(student, query_scale(wide, architecture))
     return student
@@ -180,6 +186,17 @@ def source_name(family: Family, name: str, wide: Architecture, narrow: Architect
     return family.at_layer(name, source_layers(wide.num_hidden_layers, narrow.num_hidden_layers)[layer - 1])
 
 
+def first_units(
+    source: Tensor, dimension: int, axis: Axis, wide: Architecture, narrow: Architecture, size: int
+) -> Tensor:
+    """The part of a teacher's parameter, along one dimension, that a student keeps: `size` units."""
+    if axis == "heads":
+        return source.index_select(dimension, head_rows(wide, narrow).to(source.device))
+    if axis == "per_head":
+        return source.index_select(dimension, source_heads(wide, narrow).to(source.device))
+    return source.narrow(dimension, 0, size)
+
+
 def keeps_heads(wide: Architecture, narrow: Architecture) -> bool:
     """Whether the student's heads are teacher heads, whole or cut; else units are regrouped."""
     return (
@@ -198,6 +215,11 @@ def head_rows(wide: Architecture, narrow: Architecture) -> Tensor:
         return torch.arange(narrow.attention_size)
     starts = torch.arange(narrow.num_attention_heads)[:, None] * wide.attention_head_size
     return (starts + torch.arange(narrow.attention_head_size)).flatten()
+
+
+def source_heads(wide: Architecture, narrow: Architecture) -> Tensor:
+    """The teacher head, from 0, that each of the student's heads has its first unit from."""
+    return head_rows(wide, narrow)[:: narrow.attention_head_size] // wide.attention_head_size
 
 
 def query_scale(wide: Architecture, narrow: Architecture) -> float:

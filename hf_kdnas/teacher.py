@@ -76,9 +76,12 @@ def load_tokenizer(
 
     # Byte-level tokenizers want a space before each of the words that they are given one by one.
     words = task == "token-classification" and config.model_type in _BYTE_LEVEL
-    tokenizer: PreTrainedTokenizerBase = _from_pretrained(
-        AutoTokenizer, section, **({"add_prefix_space": True} if words else {})
-    )
+    options: dict[str, Any] = {"add_prefix_space": True} if words else {}
+    # A BERT tokenizer in a DistilBERT's folder makes token types that the model doesn't take.
+    inputs = get_family(config).inputs
+    if "token_type_ids" not in inputs:
+        options["model_input_names"] = list(inputs)
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, section, **options)
     if task != "text-classification" and not tokenizer.is_fast:
         raise InvalidInput(
             "teacher.model",
@@ -181,6 +184,8 @@ def prepare_teacher(
             use_safetensors=True,
             dtype=torch.float32,
             attn_implementation=attention,
+            # A head of another task gives way to a new one.
+            ignore_mismatched_sizes=section.fine_tune is not None,
             **fields,
         )
     if section.fine_tune is not None:

@@ -16,6 +16,62 @@ WORDS = (
 ).split()
 
 
+_SIZES = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+_ROBERTA = {
+    **_SIZES,
+    "max_position_embeddings": 66,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+_DISTILBERT = {"n_layers": 3, "dim": 32, "n_heads": 4, "hidden_dim": 64}
+
+# Fields of a tiny model of each family: 3 layers x 32, 4 heads, 64 neurons, 64 tokens.
+FAMILIES = [
+    {"model_type": "bert", **_SIZES},
+    {"model_type": "roberta", **_ROBERTA},
+    {"model_type": "xlm-roberta", **_ROBERTA},
+    {"model_type": "mpnet", **_SIZES, "max_position_embeddings": 66},
+    {"model_type": "electra", **_SIZES, "embedding_size": 32},
+    {"model_type": "electra", **_SIZES, "embedding_size": 16},
+    # Nothing reads a field for token types, but the config keeps it.
+    {
+        "model_type": "distilbert",
+        "vocab_size": 120,
+        **_DISTILBERT,
+        "max_position_embeddings": 64,
+        "type_vocab_size": 2,
+    },
+]
+
+
+def _name(fields: dict) -> str:
+    width = fields.get("embedding_size")
+    return fields["model_type"] if width is None else f"{fields['model_type']}-{width}"
+
+
+@pytest.fixture(params=FAMILIES, ids=_name)
+def tiny_config(request: pytest.FixtureRequest):
+    """A tiny config of each family, with two labels: a new family is a line in FAMILIES."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**request.param, num_labels=2)
+
+
+@pytest.fixture
+def tiny_families() -> set[str]:
+    """The model types that `tiny_config` goes through."""
+    return {fields["model_type"] for fields in FAMILIES}
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep fine-tuned teachers and signals of tests out of the user's cache."""
@@ -27,15 +83,7 @@ def tiny_bert_config():
     """A BERT of 3 layers x 32 with two labels."""
     from transformers import BertConfig
 
-    return BertConfig(
-        vocab_size=120,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        num_labels=2,
-    )
+    return BertConfig(**_SIZES, num_labels=2)
 
 
 @pytest.fixture
@@ -43,19 +91,7 @@ def tiny_roberta_config():
     """A RoBERTa of 3 layers x 32 with two labels; positions count from the padding index + 1."""
     from transformers import RobertaConfig
 
-    return RobertaConfig(
-        vocab_size=120,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=66,
-        type_vocab_size=1,
-        num_labels=2,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-    )
+    return RobertaConfig(**_ROBERTA, num_labels=2)
 
 
 @pytest.fixture

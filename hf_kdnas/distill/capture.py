@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
     from transformers import PretrainedConfig
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
 _PROJECTIONS = ("query", "key", "value")
 
 
@@ -42,6 +40,10 @@ class Capture:
     "hidden.0" is the output of the embeddings. "logits" is passed over: it is the model's own output
     (see `forward_signals`).
 
+    Attributes:
+        inputs: What the model takes of a batch.
+        signals: What the last forward gave, by name.
+
     Args:
         model: A model of a known family; a DistributedDataParallel wrapper is looked through.
         names: Signals to keep.
@@ -55,6 +57,7 @@ class Capture:
             model = model.module
         config = cast("PretrainedConfig", model.config)
         family = get_family(config)
+        self.inputs = family.inputs
         layers = Architecture.from_config(config).num_hidden_layers
         self._modules = {
             name: family.module(model, _path(family, name, layers))
@@ -97,10 +100,11 @@ def forward_signals(model: nn.Module, capture: Capture, batch: Mapping[str, Any]
     Args:
         model: The model, wrapped or not, that `capture` was made for.
         capture: Its hooks.
-        batch: Model inputs; other entries (labels, the teacher's signals) are not passed on.
+        batch: Model inputs; other entries (labels, the teacher's signals, token types where this model
+            has none) are not passed on.
     """
     with capture:
-        output = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+        output = model(**{name: batch[name] for name in capture.inputs if name in batch})
     # Taken out of the capture, which would keep the graph alive until the next forward.
     signals, capture.signals = capture.signals, {}
     logits = head_logits(output)

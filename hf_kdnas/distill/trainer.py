@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import DistillationArguments
-from hf_kdnas.distill.capture import MODEL_INPUTS, Capture, forward_signals
+from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.checks import check_teacher, check_vocabularies, refuse_sharding
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler
@@ -187,7 +187,8 @@ class DistillationTrainer(Trainer):
             num_items_in_batch: Units of each objective in the whole step; None takes the batch's own.
         """
         if not model.training:
-            outputs = model(**{name: inputs[name] for name in (*MODEL_INPUTS, *LABELS) if name in inputs})
+            names = (*self._student_capture.inputs, *LABELS)
+            outputs = model(**{name: inputs[name] for name in names if name in inputs})
             return (outputs.loss, outputs) if return_outputs else outputs.loss
         student = forward_signals(model, self._student_capture, inputs)
         counts = self.criterion.counts(inputs) if num_items_in_batch is None else num_items_in_batch

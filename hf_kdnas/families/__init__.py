@@ -1,6 +1,7 @@
 """Structural maps: one small file for each model family.
 
-A new family is one `Family` table, an entry in `FAMILIES` and a line in `tests/families`.
+A new family is one `Family` table, an entry in `FAMILIES` and a line in `tests/conftest.py`:
+docs/adding-a-family.md.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families.base import Axis, Family, reads_tokens
 from hf_kdnas.families.bert import BERT
+from hf_kdnas.families.distilbert import DISTILBERT
+from hf_kdnas.families.electra import ELECTRA
+from hf_kdnas.families.mpnet import MPNET
 from hf_kdnas.families.roberta import ROBERTA
 
 if TYPE_CHECKING:
@@ -18,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "Axis", "Family", "get_family", "reads_tokens"]
 
 FAMILIES: dict[str, Family] = {
-    model_type: family for family in (BERT, ROBERTA) for model_type in family.model_types
+    model_type: family
+    for family in (BERT, ROBERTA, MPNET, ELECTRA, DISTILBERT)
+    for model_type in family.model_types
 }
 
 
@@ -34,6 +40,9 @@ def get_family(config: PretrainedConfig | str) -> Family:
             "model_type",
             model_type,
             f"known families are {', '.join(sorted(FAMILIES))}",
-            "Choose a teacher of one of these, or add a table in hf_kdnas/families.",
+            "Choose a teacher of one of these, or add a family: docs/adding-a-family.md says how.",
         )
-    return FAMILIES[model_type]
+    family = FAMILIES[model_type]
+    if family.other_width is None or isinstance(config, str) or config.embedding_size == config.hidden_size:
+        return family
+    return family.other_width

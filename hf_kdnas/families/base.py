@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 Axis: TypeAlias = Literal[
     "hidden",  # the residual stream
+    "embedding",  # embeddings of another width than the residual stream: kept whole
     "head_units",  # inside a task head: as wide as hidden, behind a non-linearity: cut, never rotated
     "decoder_units",  # inside a masked-LM head tied to the embeddings: ordered like hidden
     "heads",  # heads x head size
+    "per_head",  # one for each head, outside the layers: heads are in one order in all of them
     "ffn",  # feed-forward neurons
     "vocab",
     "positions",
@@ -52,10 +54,12 @@ class Family:
         axes: Parameter-name endings, each with the axes of its dimensions. The first ending that
             matches counts.
         config_fields: Name of each Architecture field in the family's config.
+        inputs: What the models take of a tokenizer's output.
         embeddings: Module whose output is the residual stream before the first layer,
             (batch, length, hidden).
+        embeddings_norm: LayerNorm at the end of the embeddings; None where `embeddings` is a linear map
+            from embeddings of another width.
         layers: Module list of the layers.
-        embeddings_norm: LayerNorm at the end of the embeddings.
         attention_dense: Linear inside a layer that reads the heads.
         attention_norm: LayerNorm inside a layer after attention.
         output: Module inside a layer that puts out the layer's hidden state, always a tensor.
@@ -64,6 +68,8 @@ class Family:
         projections: Linears inside a layer that make query, key and value.
         reserved_positions: Rows of the position embeddings that no token uses (RoBERTa counts from
             the padding index + 1).
+        other_width: The map of models whose config has an `embedding_size` other than the hidden size;
+            None where configs have no such field.
     """
 
     model_types: tuple[str, ...]
@@ -80,8 +86,9 @@ class Family:
             )
         }
     )
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids")
     embeddings: str = "embeddings"
-    embeddings_norm: str = "embeddings.LayerNorm"
+    embeddings_norm: str | None = "embeddings.LayerNorm"
     layers: str = "encoder.layer"
     attention_dense: str = "attention.output.dense"
     attention_norm: str = "attention.output.LayerNorm"
@@ -92,6 +99,7 @@ class Family:
         default_factory=lambda: {name: f"attention.self.{name}" for name in ("query", "key", "value")}
     )
     reserved_positions: int = 0
+    other_width: Family | None = None
 
     @cached_property
     def _endings(self) -> tuple[tuple[re.Pattern[str], tuple[Axis, ...]], ...]:
@@ -100,6 +108,11 @@ class Family:
     @cached_property
     def _layer_name(self) -> re.Pattern[str]:
         return re.compile(rf"((?:^|.*\.){re.escape(self.layers)}\.)(\d+)(\..+)")
+
+    @cached_property
+    def shares_heads(self) -> bool:
+        """Whether heads must be in the same order in all layers."""
+        return any("per_head" in axes for _, axes in self.axes)
 
     def of(self, model_class: type[Any]) -> Family:
         """The map for a class of models: a head on every token has names of other heads (`classifier`)."""
@@ -124,6 +137,13 @@ class Family:
     def at_layer(self, name: str, layer: int) -> str:
         """The parameter that plays `name`'s part in another layer, counted from 1."""
         return self._layer_name.sub(rf"\g<1>{layer - 1}\g<3>", name)
+
+    def allows_width(self, config: PretrainedConfig, hidden_size: int) -> bool:
+        """Whether a student of a model of this config can have a residual stream of this width.
+
+        A stock model has the map from embeddings to the residual stream only where their widths differ.
+        """
+        return self.embeddings_norm is not None or hidden_size != config.embedding_size
 
     def base_model(self, model: nn.Module) -> nn.Module:
         """The encoder inside a model with a task head, or the model itself."""

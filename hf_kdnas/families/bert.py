@@ -12,6 +12,15 @@ EMBEDDING_AXES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     ("embeddings.LayerNorm.bias", ("hidden",)),
 )
 
+FEED_FORWARD_AXES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
+    ("intermediate.dense.weight", ("ffn", "hidden")),
+    ("intermediate.dense.bias", ("ffn",)),
+    ("output.dense.weight", ("hidden", "ffn")),
+    ("output.dense.bias", ("hidden",)),
+    ("output.LayerNorm.weight", ("hidden",)),
+    ("output.LayerNorm.bias", ("hidden",)),
+)
+
 LAYER_AXES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     ("attention.self.query.weight", ("heads", "hidden")),
     ("attention.self.query.bias", ("heads",)),
@@ -23,12 +32,7 @@ LAYER_AXES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     ("attention.output.dense.bias", ("hidden",)),
     ("attention.output.LayerNorm.weight", ("hidden",)),
     ("attention.output.LayerNorm.bias", ("hidden",)),
-    ("intermediate.dense.weight", ("ffn", "hidden")),
-    ("intermediate.dense.bias", ("ffn",)),
-    ("output.dense.weight", ("hidden", "ffn")),
-    ("output.dense.bias", ("hidden",)),
-    ("output.LayerNorm.weight", ("hidden",)),
-    ("output.LayerNorm.bias", ("hidden",)),
+    *FEED_FORWARD_AXES,
 )
 
 POOLER_AXES: tuple[tuple[str, tuple[Axis, ...]], ...] = (

@@ -7,15 +7,16 @@ import torch
 
 from hf_kdnas.distill.capture import Capture, forward_signals, signal_width
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
 
 NAMES = [f"hidden.{k}" for k in range(4)] + [
     f"{part}.{k}" for part in ("query", "key", "value") for k in (1, 3)
 ]
 
 
-@pytest.fixture(params=["tiny_bert_config", "tiny_roberta_config"])
-def model(request, make_model):
-    return make_model(request.getfixturevalue(request.param))
+@pytest.fixture
+def model(tiny_config, make_model):
+    return make_model(tiny_config)
 
 
 @pytest.fixture
@@ -35,9 +36,10 @@ def test_hidden_states_and_logits_are_the_models_own(model, batch):
 
 def test_projections_are_linear_maps_of_the_layers_input(model, batch):
     signals = forward_signals(model, Capture(model, NAMES), batch)
-    layer = model.base_model.encoder.layer[2].attention.self
+    family = get_family(model.config)
     for part in ("query", "key", "value"):
-        torch.testing.assert_close(signals[f"{part}.3"], getattr(layer, part)(signals["hidden.2"]))
+        linear = family.module(model, family.projection(3, part))
+        torch.testing.assert_close(signals[f"{part}.3"], linear(signals["hidden.2"]))
 
 
 def test_widths(model, batch):
@@ -50,16 +52,22 @@ def test_signals_carry_gradients_and_hooks_are_gone_afterwards(model, batch):
     with capture:
         model(**batch)
     capture.signals["hidden.2"][..., 0].sum().backward()
-    assert model.base_model.encoder.layer[0].output.dense.weight.grad.abs().sum() > 0
+    family = get_family(model.config)
+    for layer, reached in ((1, True), (2, True), (3, False)):
+        weight = family.module(model, family.in_layer(layer, family.output_dense)).weight
+        assert (weight.grad is not None) == reached
     kept = capture.signals["hidden.2"]
     model(**{name: tensor.flip(0) for name, tensor in batch.items()})
     assert capture.signals["hidden.2"] is kept
 
 
-def test_batch_entries_that_are_no_model_inputs_stay_out(model, batch):
-    signals = forward_signals(
-        model, Capture(model, []), batch | {"labels": torch.tensor([0, 1]), "teacher": {}}
-    )
+def test_batch_entries_that_are_no_inputs_of_this_model_stay_out(model, batch):
+    more = {
+        "labels": torch.tensor([0, 1]),
+        "teacher": {},
+        "token_type_ids": torch.zeros_like(batch["input_ids"]),
+    }
+    signals = forward_signals(model, Capture(model, []), batch | more)
     assert set(signals) == {"logits"}
 
 

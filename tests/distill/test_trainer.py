@@ -10,7 +10,12 @@ import pytest
 import torch
 import transformers
 from safetensors import safe_open
-from transformers import AutoModelForSequenceClassification, BertTokenizerFast, TrainerCallback
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertTokenizerFast,
+    DistilBertConfig,
+    TrainerCallback,
+)
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments
@@ -230,6 +235,33 @@ def test_a_teacher_of_another_head_is_refused(tiny_bert_config, make_student, ar
         teacher = TeacherSignals.build(teacher, ids, ["logits"], tmp_path / "signals")
     with pytest.raises(InvalidInput, match="the teacher's logits are those of each token"):
         DistillationTrainer(make_student(), arguments(objectives={"logits": {}}), teacher)
+
+
+def test_every_family_is_distilled_from_live_and_cached_teachers(
+    tiny_config, make_model, arguments, tmp_path
+):
+    for name in list(vars(tiny_config)):
+        if "dropout" in name:
+            setattr(tiny_config, name, 0.0)
+    shape = Architecture(2, 24, 4, 32)
+    teacher, rows = make_model(tiny_config), rows_of(32)
+    names = DistillationCriterion(ALL, shape, Architecture.from_config(tiny_config)).teacher_signals
+    cached = TeacherSignals.build(teacher, [row["input_ids"] for row in rows], names, tmp_path / "signals")
+    found = []
+    for source in (teacher, cached):
+        student = make_model(shape.apply_to(tiny_config), seed=1)
+        args = arguments(per_device_train_batch_size=32, max_grad_norm=0.0)
+        found.append(gradients_of(DistillationTrainer(student, args, source, train_dataset=rows)))
+    assert_same(found[1], found[0], rtol=2e-2, atol=1e-4)
+
+
+def test_a_student_of_another_family_takes_its_own_inputs(teacher, make_model, arguments):
+    student = make_model(DistilBertConfig(vocab_size=120, dim=16, n_layers=2, n_heads=4, hidden_dim=32))
+    rows = [{**row, "token_type_ids": [0] * len(row["input_ids"])} for row in rows_of(16)]
+    trainer = DistillationTrainer(student, arguments(), teacher, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    assert {f"loss_{name}" for name in ALL} <= trainer.state.log_history[0].keys()
+    assert trainer.evaluate()["eval_loss"] > 0
 
 
 def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(teacher, make_student, arguments, tmp_path):

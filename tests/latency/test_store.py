@@ -84,6 +84,12 @@ def test_names_and_training_settings_leave_the_key(tiny_bert_config) -> None:
     assert key(other) == key(tiny_bert_config)
 
 
+def test_dropout_leaves_the_key_whatever_a_family_calls_it(tiny_config) -> None:
+    names = [name for name in tiny_config.to_dict() if "dropout" in name]
+    assert len(names) >= 2
+    assert key(changed(tiny_config, **dict.fromkeys(names, 0.5))) == key(tiny_config)
+
+
 @pytest.mark.parametrize(
     "fields", [{"threads": 2}, {"batch_size": 8}, {"sequence_length": 64}, {"precision": "int8"}]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,6 +63,8 @@ def _inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     mask = torch.ones_like(ids)
     mask[1, _LENGTH // 2 :] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if getattr(model.config, "type_vocab_size", 0) > 1:
+    # Some configs keep fields that their models don't read.
+    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    if takes_types and getattr(model.config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = torch.zeros_like(ids)
     return inputs

@@ -167,9 +167,13 @@ def _run_recipe(workflow: str, options: argparse.Namespace) -> None:
         print(recipe_to_yaml(recipe), end="")
         return
     from hf_kdnas import workflows
+    from hf_kdnas.processes import leave_processes
 
     run = getattr(workflows, workflow)
-    results = run(recipe, resume=options.resume, overwrite=options.overwrite)
+    try:
+        results = run(recipe, resume=options.resume, overwrite=options.overwrite)
+    finally:
+        leave_processes()
     if results:  # ranks other than the first have none
         print(_summary(results, Path(recipe.output_dir)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,6 +39,17 @@ def join_processes() -> PartialState:
             "--num_processes N -m hf_kdnas ...",
         )
     return state
+
+
+def leave_processes() -> None:
+    """Take this process out of its group, if it is in one, before it ends.
+
+    A rank that ends with its group still up may crash on the way out, and the launcher then stops the
+    others.
+    """
+    torch_distributed = sys.modules.get("torch.distributed")
+    if torch_distributed is not None and torch_distributed.is_initialized():
+        torch_distributed.destroy_process_group()
 
 
 def from_first(value: T, processes: PartialState) -> T:

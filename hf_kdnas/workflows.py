@@ -56,7 +56,9 @@ def search(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> 
     processes = join_processes()
     plan = plan_search(recipe)
     folder = _open_folder(plan, processes, resume, overwrite)
-    return _Search(plan, folder, processes).run()
+    results = _Search(plan, folder, processes).run()
+    processes.wait_for_everyone()
+    return results
 
 
 def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -88,12 +90,14 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) ->
     if recipe.compare is not None:
         with stages.stage("comparison", "the same student from other signals"):
             comparison = compare(stages, recipe.compare, architecture)
-    if not processes.is_main_process:
-        return {}
-    _, met = choose_winner([student], recipe.search.constraints)
-    return stages.finish(
-        Findings(plan.space, finalists=[student], winner=student, met=met, comparison=comparison)
-    )
+    results: dict[str, Any] = {}
+    if processes.is_main_process:
+        _, met = choose_winner([student], recipe.search.constraints)
+        results = stages.finish(
+            Findings(plan.space, finalists=[student], winner=student, met=met, comparison=comparison)
+        )
+    processes.wait_for_everyone()
+    return results
 
 
 def latency(model: str, *, reference: str | None, section: LatencySection) -> str:

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Trainer
 
 from hf_kdnas.distill.arguments import DistillationArguments
 from hf_kdnas.distill.trainer import DistillationTrainer
+from hf_kdnas.processes import leave_processes
 
 ROWS = 64
 
@@ -104,3 +105,5 @@ if __name__ == "__main__":
             "logs": trainer.state.log_history[0],
         }
         torch.save(results, folder / "results.pt")
+    trainer.accelerator.wait_for_everyone()
+    leave_processes()

@@ -22,7 +22,7 @@ KILLED_AT = {
     "telling": ("hf_kdnas.search.driver.tell_candidate", 2),
     "final distillation": ("transformers.Trainer._save_checkpoint", 2),
     "export": ("hf_kdnas.winner.quantise", 1),
-    "the report": ("hf_kdnas.workflows.render_report", 1),
+    "the report": ("hf_kdnas.stages.render_report", 1),
 }
 
 LAUNCH = """

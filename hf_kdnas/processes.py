@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import os
-import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,14 +42,19 @@ def join_processes() -> PartialState:
 
 
 def leave_processes() -> None:
-    """Take this process out of its group, if it is in one, before it ends.
+    """Leave the other processes of this launch, if there are any, when the work is done.
 
-    A rank that ends with its group still up may crash on the way out, and the launcher then stops the
-    others.
+    Gloo's threads let go of what they sent under Python's lock. One that still does so while Python
+    shuts down aborts its process (SIGABRT), and so the launch fails after all. This waits for them, where
+    nothing holds the group any more: a model that is wrapped for it does.
     """
-    torch_distributed = sys.modules.get("torch.distributed")
-    if torch_distributed is not None and torch_distributed.is_initialized():
-        torch_distributed.destroy_process_group()
+    if _launched() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+            # Trainers and their callbacks hold each other, and with them the group.
+            gc.collect()
 
 
 def from_first(value: T, processes: PartialState) -> T:

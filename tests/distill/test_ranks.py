@@ -49,7 +49,7 @@ def start(folder: Path, batch_size: int, ranks: int):
 def finish(folder: Path, processes: list[subprocess.Popen[str]]):
     """Wait for all ranks and return what the first one wrote."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs[0]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
     return torch.load(folder / "results.pt")
 
 

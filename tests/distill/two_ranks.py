@@ -88,8 +88,7 @@ def weights_of(trainer: DistillationTrainer):
     }
 
 
-if __name__ == "__main__":
-    folder, size = Path(sys.argv[1]), int(sys.argv[2])
+def run(folder: Path, size: int) -> None:
     trainer = trainer_of(folder / "whole", size)
     gradients = FirstGradients(trainer)
     trainer.add_callback(gradients)
@@ -105,5 +104,8 @@ if __name__ == "__main__":
             "logs": trainer.state.log_history[0],
         }
         torch.save(results, folder / "results.pt")
-    trainer.accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), int(sys.argv[2]))
     leave_processes()

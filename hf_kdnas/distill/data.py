@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ LABELS = ("labels", "start_positions", "end_positions")
 # Batches are cut out of shuffled stretches of this many batches, each sorted by length: long enough
 # that a batch has little padding, short enough that epochs still mix.
 STRETCH = 50
+
+SAMPLE_ROWS = 64
+
+Row = TypeVar("Row")
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, length: int) -> tuple[Tensor, Tensor]:
@@ -100,6 +104,11 @@ def _labels(values: Sequence[Any], length: int) -> Tensor:
     if isinstance(values[0], Sequence) and isinstance(values[0][0], int):
         return pad(values, IGNORED, length)[0]
     return torch.tensor(values)
+
+
+def spread_rows(rows: Sequence[Row]) -> list[Row]:
+    """Some SAMPLE_ROWS rows spread over all, the same on every rank: what objectives are calibrated on."""
+    return [rows[index] for index in range(0, len(rows), max(1, len(rows) // SAMPLE_ROWS))]
 
 
 def _check_lengths(signals: TeacherSignals, indices: list[int], ids: Sequence[Sequence[int]]) -> None:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn import functional
 
 from hf_kdnas.errors import InvalidInput
 
@@ -18,6 +19,9 @@ KINDS = ("last", "uniform", "uniform+last", "uniform-consecutive")
 
 # The map that is found on a sample of the data, where an objective offers it.
 SEARCHED = "searched"
+
+# Tokens that are enough to compare layers: their inner products take the square of them in memory.
+SEARCH_TOKENS = 1024
 
 
 def layer_pairs(kind: str | Iterable[Sequence[int]], teacher_layers: int, student_layers: int) -> list[Pair]:
@@ -77,22 +81,24 @@ def searched_pairs(teacher: Mapping[int, Tensor], student: Mapping[int, Tensor])
     Returns:
         As `layer_pairs`.
     """
-    grams = {layer: _centred(states) for layer, states in teacher.items()}
-    ours = {layer: _centred(states) for layer, states in student.items()}
-    alike = [[_alignment(states, grams[layer]) for layer in grams] for states in ours.values()]
-    rows, columns = linear_sum_assignment(alike, maximize=True)
-    layers, students = list(grams), list(ours)
+    theirs, ours = (
+        torch.stack([_similarities(states) for states in each.values()]) for each in (teacher, student)
+    )
+    # What is not finite is no reason to stop here: the loss of the first step will tell.
+    rows, columns = linear_sum_assignment((ours @ theirs.T).nan_to_num(nan=0.0).cpu().numpy(), maximize=True)
+    layers, students = list(teacher), list(student)
     return [(layers[column], students[row]) for row, column in zip(rows, columns, strict=True)]
 
 
-def _centred(states: Tensor) -> Tensor:
-    states = states.double()
-    return states - states.mean(0)
+def _similarities(states: Tensor) -> Tensor:
+    """Inner products of centred states as one vector of length 1, (tokens^2,).
 
-
-def _alignment(left: Tensor, right: Tensor) -> float:
-    norms = torch.linalg.norm(left.T @ left) * torch.linalg.norm(right.T @ right)
-    return float((left.T @ right).square().sum() / norms)
+    The product of two such vectors is their alignment; each layer is looked at once, not once a pair.
+    """
+    # In double precision: neighbouring layers may differ in digits that single precision does not have.
+    spread = states[:: -(-len(states) // SEARCH_TOKENS)].double()
+    centred = spread - spread.mean(0)
+    return functional.normalize((centred @ centred.T).flatten(), dim=0)
 
 
 def _sources(kind: str, student: int, teacher_layers: int, student_layers: int) -> Iterable[int]:

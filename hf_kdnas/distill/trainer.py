@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
@@ -18,9 +19,10 @@ from hf_kdnas.distill.arguments import DistillationArguments
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.checks import check_teacher, check_vocabularies, refuse_sharding
 from hf_kdnas.distill.criterion import DistillationCriterion
-from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler
+from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler, spread_rows
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.processes import from_first
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Sampler
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
     )
 
 CRITERION = "criterion.safetensors"
-
-# Rows of the training set on which objectives fix their constants: the same on every rank.
-CALIBRATION_ROWS = 64
 
 
 class DistillationTrainer(Trainer):
@@ -195,19 +194,14 @@ class DistillationTrainer(Trainer):
         loss, terms = self.criterion(student, self._teacher_signals(inputs), inputs, counts)
         for name, term in terms.items():
             self._terms[name] = self._terms.get(name, 0) + term
-        self._watch(terms)
+        broken = ~torch.stack(list(terms.values())).isfinite() & (self._broken_at == 0)
+        self._broken_at = torch.where(broken, self.state.global_step + 1, self._broken_at)
         # DDP takes the mean over ranks where the step's loss is their sum.
         loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss, "logits": student["logits"]}) if return_outputs else loss
 
-    def _watch(self, terms: Mapping[str, Tensor]) -> None:
-        """Stop at a term that is not finite; on an accelerator, at the next log, without waiting for it."""
-        broken = ~torch.stack(list(terms.values())).isfinite() & (self._broken_at == 0)
-        self._broken_at = torch.where(broken, self.state.global_step + 1, self._broken_at)
-        if self.args.device.type == "cpu":
-            self._stop_if_broken()
-
     def _stop_if_broken(self) -> None:
+        """Stop at a term that is not finite."""
         found = zip(self.criterion.weights, self._broken_at.tolist(), strict=True)
         steps = {name: step for name, step in found if step}
         if steps:
@@ -236,6 +230,9 @@ class DistillationTrainer(Trainer):
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's own, and the mean of the learned maps' gradients over the ranks, as DDP does."""
         loss: Tensor = super().training_step(model, *args, **kwargs)
+        # With this filter, on by default, Trainer waits for the loss at this point anyway; else a log does.
+        if self.args.logging_nan_inf_filter:
+            self._stop_if_broken()
         if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:
             for parameter in self.criterion.parameters():
                 if parameter.grad is not None:
@@ -253,14 +250,17 @@ class DistillationTrainer(Trainer):
         """Fix the objectives' constants on rows spread over the training set, the same on every rank."""
         if not self.criterion.teacher_signals:
             return
-        spread = range(0, len(self.train_dataset), max(1, len(self.train_dataset) // CALIBRATION_ROWS))
-        batch = self._prepare_inputs(self.data_collator([self.train_dataset[row] for row in spread]))
+        batch = self._prepare_inputs(self.data_collator(spread_rows(self.train_dataset)))
         student = cast("nn.Module", self.model)
         training = student.training
         with torch.no_grad(), self.accelerator.autocast():
             signals = forward_signals(student.eval(), self._student_capture, batch)
         student.train(training)
         self.criterion.calibrate(signals, self._teacher_signals(batch), batch)
+        if self.accelerator.num_processes > 1:
+            # Ranks may have drawn other students, and so have found other layer maps.
+            state = {name: tensor.cpu() for name, tensor in self.criterion.state_dict().items()}
+            self.criterion.load_state_dict(from_first(state, PartialState()))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's own, with the mean of each term since the last time beside the loss."""

@@ -15,7 +15,7 @@ from transformers import get_linear_schedule_with_warmup
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.criterion import DistillationCriterion
-from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
+from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler, spread_rows
 from hf_kdnas.precision import autocast
 from hf_kdnas.slicing import move_to
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from hf_kdnas.distill.objectives import Signals
     from hf_kdnas.initialisation import Initialiser
     from hf_kdnas.recipe import TrainingSection
     from hf_kdnas.tasks import Row
@@ -81,36 +82,40 @@ class MiniKD:
         steps = self._steps()
         warmup = math.ceil(self.section.warmup_fraction * steps)
         schedule = get_linear_schedule_with_warmup(optimiser, warmup, steps)
-        backward = self._backward(student, criterion)
+        read = self._reader(student, criterion)
+        sample = self._to_device(self.collator(spread_rows(self.rows)))
+        student.eval()
+        with torch.no_grad():
+            criterion.calibrate(*read(sample), sample)
+        student.train()
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             for step, micro_batches in enumerate(itertools.islice(self._micro_batches(), steps)):
                 criterion.progress = step / steps
-                backward(micro_batches)
+                counts = _joined(criterion.counts(batch) for batch in micro_batches)
+                for batch in micro_batches:
+                    loss, _ = criterion(*read(batch), batch, counts)
+                    loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, self.section.max_grad_norm)
                 optimiser.step()
                 schedule.step()
                 optimiser.zero_grad()
         return student
 
-    def _backward(
+    def _reader(
         self, student: PreTrainedModel, criterion: DistillationCriterion
-    ) -> Callable[[list[dict[str, Any]]], None]:
-        """A function that adds the gradient of a step's micro-batches."""
+    ) -> Callable[[dict[str, Any]], tuple[Signals, Signals]]:
+        """A function that gives the signals of student and teacher on a batch."""
         teacher = self.initialiser.teacher
         captured = Capture(student, criterion.student_signals)
         wanted = Capture(teacher, criterion.teacher_signals)
 
-        def backward(micro_batches: list[dict[str, Any]]) -> None:
-            counts = _joined(criterion.counts(batch) for batch in micro_batches)
-            for batch in micro_batches:
-                with autocast(self.device, self.section.precision):
-                    signals = forward_signals(student, captured, batch)
-                    target = batch.get("teacher") or _without_gradient(teacher, wanted, batch)
-                loss, _ = criterion(signals, target, batch, counts)
-                loss.backward()
+        def read(batch: dict[str, Any]) -> tuple[Signals, Signals]:
+            with autocast(self.device, self.section.precision):
+                signals = forward_signals(student, captured, batch)
+                return signals, batch.get("teacher") or _without_gradient(teacher, wanted, batch)
 
-        return backward
+        return read
 
     def _steps(self) -> int:
         accumulate = self.section.gradient_accumulation_steps

@@ -281,9 +281,8 @@ def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(teacher, make_stud
     with safe_open(checkpoint / "criterion.safetensors", "pt") as file:
         maps = ["hidden.maps.1", "hidden.maps.2", "embeddings.maps.0"]
         maps += [f"direct_relations.maps.{part}" for part in ("query", "key", "value")]
-        assert set(file.keys()) == {
-            f"objectives.{each}.{part}" for each in maps for part in ("weight", "bias")
-        }
+        learned = {f"objectives.{each}.{part}" for each in maps for part in ("weight", "bias")}
+        assert set(file.keys()) == learned | {"objectives.hidden.found"}
     trainer.save_model(str(tmp_path / "final"))
     assert not (tmp_path / "final" / "criterion.safetensors").exists()
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "final")
@@ -302,6 +301,24 @@ def test_a_resumed_run_ends_with_the_same_weights(teacher, make_student, argumen
         assert trainer.state.global_step == 10
         ends.append({**trainer.model.state_dict(), **trainer.criterion.state_dict()})
     assert_same(ends[1], ends[0], rtol=0, atol=0)
+
+
+def test_a_resumed_run_keeps_its_layer_map(teacher, make_student, make_model, arguments, tmp_path):
+    args = arguments(save_strategy="steps", save_steps=1, objectives={"hidden": {"layers": "searched"}})
+    first = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(40))
+    first.train()
+    sources = first.criterion.objectives["hidden"].sources
+    found = []
+    for seed in range(2, 6):
+        # Another student, for which the search finds another map.
+        other = make_model(make_student().config, seed=seed)
+        trainer = DistillationTrainer(other, args, teacher, train_dataset=rows_of(40))
+        trainer._calibrate()
+        found.append(trainer.criterion.objectives["hidden"].sources)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
+        assert trainer.criterion.objectives["hidden"].sources == sources
+        assert_same(trainer.criterion.state_dict(), first.criterion.state_dict(), rtol=0, atol=0)
+    assert any(each != sources for each in found)
 
 
 def test_last_checkpoint_passes_over_what_a_kill_left(tmp_path):

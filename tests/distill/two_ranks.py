@@ -6,6 +6,7 @@ the middle of its second epoch. In double precision, so that rounding hides noth
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def rows_of(count: int):
 def trainer_of(folder: Path, batch_size: int, **options) -> DistillationTrainer:
     arguments = DistillationArguments(
         output_dir=str(folder),
-        objectives={"logits": {}, "hidden": {}, "relations": {}, "task": {}},
+        objectives={"logits": {}, "hidden": {"layers": "searched"}, "relations": {}, "task": {}},
         per_device_train_batch_size=batch_size,
         max_grad_norm=0.0,
         learning_rate=1e-3,
@@ -74,7 +75,8 @@ def trainer_of(folder: Path, batch_size: int, **options) -> DistillationTrainer:
         logging_steps=1,
         **options,
     )
-    student, teacher = model_of(2, 16, seed=1), model_of(3, 32, seed=0)
+    # Ranks may begin with other students: the first one's counts.
+    student, teacher = model_of(2, 16, seed=1 + int(os.environ.get("RANK", "0"))), model_of(3, 32, seed=0)
     trainer = DistillationTrainer(student, arguments, teacher, train_dataset=rows_of(ROWS))
     trainer.criterion.double()
     return trainer

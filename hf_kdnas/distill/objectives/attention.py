@@ -21,7 +21,8 @@ class Attention(Objective):
     (TinyBERT, arXiv 1909.10351, equation 7, which learns faster so); behind a softmax by
     `KL(A_T || A_S)` per query row (MobileBERT, arXiv 2004.02984, section 3.4). Heads are compared one by
     one where teacher and student have as many (a student cut from its teacher keeps their order); else
-    their means are, because nothing says which belong together.
+    their means are, because nothing says which belong together: those of the distributions, behind a
+    softmax, not those of the scores, whose softmax neither model computes.
 
     The value per query row is the mean over heads and over pairs of layers. Units: query rows (tokens).
 
@@ -73,8 +74,6 @@ class Attention(Objective):
         for theirs, ours in self.pairs:
             wanted = _scores(teacher, theirs, self.teacher.num_attention_heads)
             learned = _scores(student, ours, self.student.num_attention_heads)
-            if learned.shape[1] != wanted.shape[1]:
-                wanted, learned = wanted.mean(1, keepdim=True), learned.mean(1, keepdim=True)
             rows.append(row_loss(learned, wanted, mask, softmax=self.softmax))
         return sum_over_tokens(torch.stack(rows).mean(0), batch)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ class HiddenStates(Objective):
     belongs to the teacher layer and is fixed once, by `calibrate` or by the first batch.
 
     The layer map may also be `searched`: one teacher layer for each student layer, those that are most
-    alike on a sample before the training (see `searched_pairs`).
+    alike on a sample before the training (see `searched_pairs`). It is found once, and is part of the
+    state, so that a resumed run keeps to it.
 
     The value per token is the mean over the student's layers. Units: tokens.
 
@@ -42,6 +43,7 @@ class HiddenStates(Objective):
 
     projection: Tensor | None
     variance: Tensor
+    found: Tensor | None
 
     def __init__(
         self,
@@ -68,7 +70,10 @@ class HiddenStates(Objective):
             )
         else:
             _check_projection(projection, student, teacher)
-        # Neither buffer is saved: the caller gives the projection again, and calibrates again.
+        # The teacher layer of each student layer, 0 until it is found.
+        found = torch.zeros(student.num_hidden_layers, dtype=torch.long) if self.searched else None
+        self.register_buffer("found", found)
+        # Neither of these is saved: the caller gives the projection again, and calibrates again.
         self.register_buffer("projection", projection, persistent=False)
         self.register_buffer("variance", torch.ones(len(self.used)), persistent=False)
         self.calibrated = projection is None and not self.searched
@@ -84,18 +89,27 @@ class HiddenStates(Objective):
     def calibrate(self, student: Signals, teacher: Signals, batch: Batch) -> None:
         """Fix the searched layer map, and the variance of each projected teacher layer, over this sample."""
         kept = batch["attention_mask"].bool()
-        if self.searched:
-            self._search(student, teacher, kept)
         if self.projection is not None:
             for position, source in enumerate(self.used):
-                states = teacher[f"hidden.{source}"][kept].to(self.projection.dtype)
-                self.variance[position] = self._projected(states).var()
+                if f"hidden.{source}" in teacher:
+                    states = teacher[f"hidden.{source}"][kept].to(self.projection.dtype)
+                    self.variance[position] = self._projected(states).var()
+        if self.found is not None and not self.found.any():
+            theirs = {source: teacher[f"hidden.{source}"][kept] for source in self.used}
+            ours = {layer: student[f"hidden.{layer}"][kept] for layer in self.sources}
+            self.found.copy_(torch.tensor([source for source, _ in searched_pairs(theirs, ours)]))
+            self._use(self.found)
         self.calibrated = True
 
-    def _search(self, student: Signals, teacher: Signals, kept: Tensor) -> None:
-        theirs = {source: teacher[f"hidden.{source}"][kept] for source in self.used}
-        ours = {layer: student[f"hidden.{layer}"][kept] for layer in self.sources}
-        self.sources = {layer: [source] for source, layer in searched_pairs(theirs, ours)}
+    def _use(self, found: Tensor) -> None:
+        """Learn from these teacher layers, and read no others from now on."""
+        self.sources = {layer: [source] for layer, source in enumerate(found.tolist(), start=1)}
+        self.teacher_signals = frozenset(f"hidden.{source}" for source in found.tolist())
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.found is not None and self.found.any():
+            self._use(self.found)
 
     def _projected(self, states: Tensor) -> Tensor:
         projection = cast("Tensor", self.projection)

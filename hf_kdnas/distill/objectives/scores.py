@@ -24,6 +24,8 @@ def scaled_scores(left: Tensor, right: Tensor, heads: int) -> Tensor:
 def row_loss(learned: Tensor, wanted: Tensor, mask: Tensor, *, softmax: bool) -> Tensor:
     """The loss of each query row, mean over heads, (batch, length).
 
+    Where one has more heads than the other, the means over the heads of each are compared.
+
     Args:
         learned: The student's scores, (batch, heads, length, length).
         wanted: The teacher's.
@@ -34,7 +36,11 @@ def row_loss(learned: Tensor, wanted: Tensor, mask: Tensor, *, softmax: bool) ->
     keys = mask[:, None, None, :]
     if softmax:
         p, q = (_log_softmax(scores, keys) for scores in (wanted, learned))
+        if p.shape[1] != q.shape[1]:
+            p, q = (each.logsumexp(1, keepdim=True) - math.log(each.shape[1]) for each in (p, q))
         return functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean(1)
+    if learned.shape[1] != wanted.shape[1]:
+        learned, wanted = (each.mean(1, keepdim=True) for each in (learned, wanted))
     squared = (learned - wanted).square().masked_fill(~keys, 0)
     return (squared.sum(-1) / mask.sum(-1)[:, None, None]).mean(1)
 

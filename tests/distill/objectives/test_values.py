@@ -293,7 +293,8 @@ def test_attention(softmax, heads):
         query, key = (
             signals[f"{part}.{layer}"][row, :length].reshape(length, count, -1) for part in ("query", "key")
         )
-        return [query[:, head] @ key[:, head].T / query.shape[-1] ** 0.5 for head in range(count)]
+        scores = [query[:, head] @ key[:, head].T / query.shape[-1] ** 0.5 for head in range(count)]
+        return [torch.softmax(each, -1) for each in scores] if softmax else scores
 
     def direct(student, teacher):
         total = 0
@@ -304,10 +305,7 @@ def test_attention(softmax, heads):
                 if heads != 2:  # nothing says which heads belong together
                     wanted, learned = [sum(wanted) / heads], [sum(learned) / 2]
                 for p, q in zip(wanted, learned, strict=True):
-                    if softmax:
-                        value = kl(torch.softmax(p, -1), torch.softmax(q, -1))
-                    else:
-                        value = ((p - q) ** 2).mean(-1).sum()
+                    value = kl(p, q) if softmax else ((p - q) ** 2).mean(-1).sum()
                     total = total + value / len(wanted) / 3
         return total
 
@@ -333,10 +331,17 @@ def test_hidden_searched_finds_the_layers_that_are_alike(projected):
     objective.calibrate(student, teacher, batch)
     assert objective.sources == {1: [4], 2: [1]}
     given = HiddenStates(STUDENT, TEACHER, layers=[[4, 1], [1, 2]], projection=projection).double()
-    given.load_state_dict(objective.state_dict())
+    given.load_state_dict(objective.state_dict(), strict=False)
     given.calibrate(student, teacher, batch)
     torch.testing.assert_close(objective(student, teacher, batch), given(student, teacher, batch))
-    assert objective.teacher_signals == {f"hidden.{layer}" for layer in range(1, 5)}
+    # Found once: it reads no other layers from now on, and another sample changes nothing.
+    assert objective.teacher_signals == {"hidden.1", "hidden.4"}
+    objective.calibrate(student | {"hidden.1": student["hidden.2"]}, teacher, batch)
+    assert objective.sources == {1: [4], 2: [1]}
+    fresh = HiddenStates(STUDENT, TEACHER, layers="searched", projection=projection).double()
+    assert fresh.teacher_signals == {f"hidden.{layer}" for layer in range(1, 5)}
+    fresh.load_state_dict(objective.state_dict())
+    assert fresh.sources == {1: [4], 2: [1]}
 
 
 def test_hidden_searched_needs_a_deep_enough_teacher():

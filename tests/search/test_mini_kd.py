@@ -1,0 +1,68 @@
+"""Mini-KD: a short distillation by a plain loop."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.data import DistillationCollator
+from hf_kdnas.initialisation import Initialiser
+from hf_kdnas.recipe import TrainingSection
+from hf_kdnas.search.mini_kd import MiniKD
+
+SHAPE = Architecture(num_hidden_layers=2, hidden_size=16, num_attention_heads=4, intermediate_size=32)
+
+
+@pytest.fixture
+def distil(tiny_bert_config, make_model):
+    """Weights of a student after so many steps with these objectives."""
+    draw = random.Random(0)
+    rows = [
+        {"input_ids": [draw.randrange(5, 120) for _ in range(draw.choice((3, 9)))], "labels": index % 2}
+        for index in range(16)
+    ]
+    initialiser = Initialiser("random", make_model(tiny_bert_config))
+
+    def run(objectives, steps):
+        section = TrainingSection(epochs=steps, batch_size=16, learning_rate=1e-2, precision="fp32")
+        kept = {}
+
+        def score(student):
+            kept.update({name: tensor.clone() for name, tensor in student.state_dict().items()})
+            return 0.5
+
+        kd = MiniKD(
+            initialiser, rows, DistillationCollator(0), objectives, section, 0, score, torch.device("cpu")
+        )
+        assert list(kd.run([SHAPE])) == [(SHAPE, 0.5)]
+        return kept
+
+    return run
+
+
+def same(ours, theirs):
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_weights_follow_the_steps(distil):
+    fading = {"logits": {"weight": {"from": 1.0, "to": 0.0}}, "task": {}}
+    constant = {"logits": {}, "task": {}}
+    assert same(distil(fading, 1), distil(constant, 1))
+    assert not same(distil(fading, 3), distil(constant, 3))
+    assert same(distil(fading, 3), distil(fading, 3))
+
+
+def test_every_objective_with_searched_layers(distil):
+    objectives = {
+        "hidden": {"layers": "searched"},
+        "attention": {"softmax": True},
+        "relations": {"softmax": False},
+        "direct_relations": {},
+        "embeddings": {},
+    }
+    trained = distil(objectives, 2)
+    assert all(torch.isfinite(tensor).all() for tensor in trained.values())
+    assert not same(trained, distil({"logits": {}}, 2))

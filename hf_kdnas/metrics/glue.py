@@ -14,8 +14,7 @@ class GlueTask:
     Attributes:
         text: The text column, or the two of a pair.
         labels: Class names in the order of their ids in the column `label`; empty for scores.
-        metrics: In the paper's order; the first is the one to select by, and the one that the papers on
-            small models print.
+        metrics: In the paper's order; the first is the one to select by.
         splits: The splits to report on: the test splits have no labels.
     """
 

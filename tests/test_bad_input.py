@@ -138,7 +138,12 @@ ANSWERS = {"question": "was it", "context": "a film", "answers": {"text": ["film
         ("token-classification", WORDS | {"ner_tags": ["O"]}, (), ("data.label", "1 tags beside 2 words")),
         ("token-classification", WORDS | {"ner_tags": "O"}, (), ("data.label", "needs lists of tags")),
         ("token-classification", WORDS, ("--data.labels", "[O, B-Y]"), ("data.labels", "holds B-X, O")),
-        ("token-classification", WORDS, ("--data.metric", "pearson"), ("data.metric", "scored by accuracy")),
+        (
+            "token-classification",
+            WORDS,
+            ("--data.metric", "pearson"),
+            ("data.metric", "scored by seqeval, accuracy"),
+        ),
         (
             "token-classification",
             WORDS,

@@ -8,10 +8,12 @@ import datasets
 import evaluate
 from sklearn.metrics import accuracy_score
 
+from hf_kdnas.metrics.base import OfflineMetric, require_class_ids
+
 _DESCRIPTION = "Part of the rows whose class is right."
 
 
-class Accuracy(evaluate.Metric):  # type: ignore[misc]
+class Accuracy(OfflineMetric):
     """Accuracy."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -23,6 +25,10 @@ class Accuracy(evaluate.Metric):  # type: ignore[misc]
                 {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
             ),
         )
+
+    def _check(self, predictions: Sequence[int], references: Sequence[int]) -> None:
+        require_class_ids("predictions", predictions)
+        require_class_ids("references", references)
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"accuracy": float(accuracy_score(references, predictions))}

@@ -8,10 +8,12 @@ import datasets
 import evaluate
 from sklearn.metrics import matthews_corrcoef
 
+from hf_kdnas.metrics.base import OfflineMetric, require_class_ids
+
 _DESCRIPTION = "Correlation of predicted and true classes, from -1 to 1."
 
 
-class Matthews(evaluate.Metric):  # type: ignore[misc]
+class Matthews(OfflineMetric):
     """Matthews correlation."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -23,6 +25,10 @@ class Matthews(evaluate.Metric):  # type: ignore[misc]
                 {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
             ),
         )
+
+    def _check(self, predictions: Sequence[int], references: Sequence[int]) -> None:
+        require_class_ids("predictions", predictions)
+        require_class_ids("references", references)
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"matthews": float(matthews_corrcoef(references, predictions))}

@@ -8,10 +8,12 @@ import datasets
 import evaluate
 from scipy.stats import pearsonr
 
+from hf_kdnas.metrics.base import OfflineMetric, require_scores
+
 _DESCRIPTION = "Linear correlation of predicted and true scores, from -1 to 1."
 
 
-class Pearson(evaluate.Metric):  # type: ignore[misc]
+class Pearson(OfflineMetric):
     """Pearson correlation."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -23,6 +25,10 @@ class Pearson(evaluate.Metric):  # type: ignore[misc]
                 {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
             ),
         )
+
+    def _check(self, predictions: Sequence[float], references: Sequence[float]) -> None:
+        require_scores("predictions", predictions)
+        require_scores("references", references)
 
     def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
         if len(set(predictions)) < 2 or len(set(references)) < 2:

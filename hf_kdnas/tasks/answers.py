@@ -11,7 +11,6 @@ import numpy as np
 from hf_kdnas import metrics
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.tasks.base import Row, TaskData, chosen_metrics, source
-from hf_kdnas.tasks.overlap import METRICS, overlap_scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
     from hf_kdnas.recipe import DataSection
     from hf_kdnas.tables import Splits, Table
+
+METRICS = ("f1", "exact_match")
 
 # Best starts and ends that are paired, and most tokens of an answer, as in Transformers' example.
 N_BEST = 20
@@ -78,7 +79,7 @@ class QuestionAnswering(TaskData):
         may_be_empty = any(not row["answers"] for row in (*self.train, *rows))
         predictions = [best_answer(each, may_be_empty=may_be_empty) for each in windows.values()]
         references = [each[0][1]["answers"] for each in windows.values()]
-        scores = overlap_scores(predictions, references)
+        scores = metrics.compute_all("squad", predictions, references)
         return {
             name: scores[name] if name in scores else metrics.compute(name, predictions, references)
             for name in self.metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from hf_kdnas.recipe import DataSection
     from hf_kdnas.tables import Splits, Table
 
-METRICS = ("accuracy",)
+METRICS = ("seqeval", "accuracy")
+
+# Tags that mark spans, as seqeval reads them; heads may name them in lower case.
+_SPAN_TAG = re.compile(r"O|[BIES](-.+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class TokenClassification(LabelTask):
         return cls(
             kind="token-classification",
             label_names=labels.names or (),
-            metrics=chosen_metrics(data.metric, METRICS, METRICS),
+            metrics=_metrics(data, labels.names or ()),
             dataset=source(data),
             columns=(*data.text, data.label),
             max_length=max_length,
@@ -59,13 +63,34 @@ class TokenClassification(LabelTask):
 
     def score(self, outputs: Sequence[NDArray[Any]], rows: Sequence[Row]) -> dict[str, float]:
         """All metrics of a model's logits, (length, labels) each, on the words that have a tag."""
-        references = np.concatenate([row["labels"] for row in rows])
-        predictions = np.concatenate([output.argmax(-1) for output in outputs])
-        tagged = references != IGNORED
+        tagged = [np.array(row["labels"]) != IGNORED for row in rows]
+        references = [np.array(row["labels"])[words] for row, words in zip(rows, tagged, strict=True)]
+        predictions = [each.argmax(-1)[words] for each, words in zip(outputs, tagged, strict=True)]
         return {
-            name: metrics.compute(name, predictions[tagged].tolist(), references[tagged].tolist())
+            name: metrics.compute(name, self._tags(predictions), self._tags(references))
+            if name == "seqeval"
+            else metrics.compute(name, *(np.concatenate(ids).tolist() for ids in (predictions, references)))
             for name in self.metrics
         }
+
+    def _tags(self, rows: Sequence[NDArray[Any]]) -> list[list[str]]:
+        names = [name.upper() for name in self.label_names]
+        return [[names[index] for index in ids] for ids in rows]
+
+
+def _metrics(data: DataSection, names: Sequence[str]) -> tuple[str, ...]:
+    """F1 of spans and accuracy of words; the latter alone where tags mark no spans.
+
+    Raises:
+        InvalidInput: If there is no such metric, or it is for other tags.
+        MissingPackage: If spans are to be scored, and seqeval isn't installed.
+    """
+    spans = "O" in map(str.upper, names) and all(_SPAN_TAG.fullmatch(name) for name in names)
+    fitting = METRICS if spans else METRICS[1:]
+    chosen = chosen_metrics(data.metric, METRICS[1:] if data.metric == "accuracy" else fitting, fitting)
+    if "seqeval" in chosen:
+        metrics.load_metric("seqeval")  # refuse to go on without its package before any work
+    return chosen
 
 
 def _check_tags(data: DataSection, table: Table, split: str) -> None:

@@ -17,7 +17,6 @@ from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe import DataSection
 from hf_kdnas.tasks import QuestionAnswering, TaskData, evaluate_model, load_task, predict
 from hf_kdnas.tasks.answers import best_answer
-from hf_kdnas.tasks.overlap import overlap_scores
 
 LONG = "the film was a very long story of the scene and the plot with a warm ending but so dull"
 
@@ -134,14 +133,6 @@ def test_no_answer_wins_where_cls_scores_best_in_every_window() -> None:
     assert best_answer([(sure, each)], may_be_empty=True) == ""
     assert best_answer([(sure, each)], may_be_empty=False) == "two"
     assert best_answer([(sure, each), (unsure, each)], may_be_empty=True) == "two"
-
-
-def test_squads_scores() -> None:
-    """As SQuAD's own script counts."""
-    scores = overlap_scores(
-        ["The warm ending!", "a plot", "", "film"], [["warm ending"], ["sad plot", "story"], [], []]
-    )
-    assert scores == {"f1": pytest.approx((1 + 2 / 3 + 1 + 0) / 4), "exact_match": pytest.approx(2 / 4)}
 
 
 def test_a_model_that_points_right_scores_1(tmp_path: Path, tiny_tokenizer: Any) -> None:

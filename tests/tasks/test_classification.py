@@ -105,7 +105,7 @@ def test_glue_tasks_have_glues_metrics(
         write(tmp_path / "glue" / name / "train.jsonl", [0, 1])
     monkeypatch.setenv("KDNAS_DATA", str(tmp_path))
     assert load_task(DataSection(path="data:glue/cola"), tiny_tokenizer).metrics == ("matthews",)
-    assert load_task(DataSection(path="data:glue/mrpc"), tiny_tokenizer).metric == "f1"
+    assert load_task(DataSection(path="data:glue/mrpc"), tiny_tokenizer).metric == "accuracy"
 
 
 def test_an_unknown_metric_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:

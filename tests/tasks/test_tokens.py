@@ -90,6 +90,45 @@ def test_predictions_are_those_of_each_token(task: TaskData, tiny_bert_config: A
     assert evaluate_model(model, task.train, task)["accuracy"] == pytest.approx(np.mean(right))
 
 
+def one_hot(row: dict[str, Any], ids: list[int]) -> Any:
+    """Logits of three classes that say these ids on the tagged tokens, in order."""
+    logits = np.zeros((len(row["labels"]), 3))
+    tagged = [place for place, label in enumerate(row["labels"]) if label >= 0]
+    logits[tagged, ids] = 1.0
+    return logits
+
+
+def test_spans_count_where_all_their_words_are_right(task: TaskData) -> None:
+    """The ids are B-X, I-X, O. Of the text's three spans one is found, and one more that isn't there."""
+    rows = [
+        {"labels": [-100, 0, 1, -100, 2, 0, -100]},  # B I O B
+        {"labels": [-100, 0, 1, -100]},  # B I
+    ]
+    outputs = [one_hot(rows[0], [0, 1, 2, 2]), one_hot(rows[1], [0, 0])]
+    scores = task.score(outputs, rows)
+    assert task.metric == "seqeval"
+    assert scores["seqeval"] == pytest.approx(2 * (1 / 3) * (1 / 3) / (2 / 3))
+    assert scores["accuracy"] == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize(
+    ("tags", "options", "expected"),
+    [
+        (["B-X", "I-X", "O"], {"metric": "accuracy"}, ("accuracy",)),
+        (["NOUN", "VERB", "NOUN"], {}, ("accuracy",)),
+        (["o", "b-x", "i-x"], {}, ("seqeval", "accuracy")),
+    ],
+)
+def test_spans_are_scored_where_tags_mark_them(
+    tmp_path: Path, tiny_tokenizer: Any, tags: list[str], options: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    data = write(tmp_path / "rows.jsonl", [(["the", "film", "was"], tags)])
+    task = load_task(dataclasses.replace(data, **options), tiny_tokenizer)
+    assert task.metrics == expected
+    right = [np.eye(len(task.label_names))[np.maximum(row["labels"], 0)] for row in task.train]
+    assert task.score(right, task.train) == dict.fromkeys(expected, 1.0)
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
@@ -98,7 +137,7 @@ def test_predictions_are_those_of_each_token(task: TaskData, tiny_bert_config: A
         ([(["a", "film"], "O")], {}, "needs lists of tags"),
         ([(["a", "film"], [0.5, 1.0])], {}, "lists with float"),
         ([("a film", ["O", "B"])], {}, "needs lists of words"),
-        (ROWS, {"metric": "pearson"}, "scored by accuracy"),
+        (ROWS, {"metric": "pearson"}, "scored by seqeval, accuracy"),
         (ROWS, {"text": ["ner_tags"], "label": "tokens", "metric": "matthews"}, "scored by accuracy"),
     ],
 )

@@ -16,13 +16,18 @@ from hf_kdnas.run import read_json, write_json
 RESULTS = Path(__file__).parent / "results"
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="a small form, really measured")
+    made.add_argument("--cells", default="", help="run only cells whose name holds this text")
+    made.add_argument("--runs", type=Path, default=Path("runs/benchmarks"), help="folder of the runs")
+    return made
+
+
 def arguments(description: str) -> argparse.Namespace:
-    """The command line of a benchmark."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="a small form, really measured")
-    parser.add_argument("--cells", default="", help="run only cells whose name holds this text")
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"), help="folder of the runs")
-    return parser.parse_args()
+    """The command line of a benchmark without options of its own."""
+    return parser(description).parse_args()
 
 
 @dataclass

@@ -12,6 +12,7 @@ from hf_kdnas.families import Axis, Family, get_family
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+    from transformers.modeling_outputs import BaseModelOutput
 
 UnitGroup: TypeAlias = tuple[str, int | None]
 """An axis that can be reordered, with the layer (from 1) it belongs to; None for the whole model."""
@@ -43,12 +44,13 @@ def unit_dimensions(family: Family, name: str) -> Iterator[tuple[int, UnitGroup]
 def sensitivity(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> Importance:
     """Score units by |theta * dL/dtheta|, summed over a unit's parameters and over the batches (on the CPU).
 
-    The loss L is the model's own on labelled batches (`labels` included). The model's mode and
-    gradients are left as they were found.
+    The loss L is the model's own on labelled batches (`labels` included). A model without a head has none:
+    there it is the sum of its last states along random signs, which tells how far each parameter moves them.
+    The model's mode and gradients are left as they were found.
 
     Args:
-        model: Any model with a family and a loss.
-        batches: Keyword arguments of the model's forward, `labels` among them.
+        model: Any model with a family.
+        batches: Keyword arguments of the model's forward, `labels` among them where it has a head.
     """
     family = get_family(model.config).of(type(model))
     parameters = dict(model.named_parameters())
@@ -56,13 +58,23 @@ def sensitivity(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]])
     training = model.training
     model.eval()
     for batch in batches:
-        loss = model(**batch).loss
+        output = model(**batch)
+        loss = output.loss if "labels" in batch or "start_positions" in batch else _reaction(output, batch)
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
             if gradient is not None:
                 _add_unit_sums(scores, family, name, (parameter.detach() * gradient).abs())
     model.train(training)
     return {group: values.cpu() for group, values in scores.items()}
+
+
+def _reaction(output: BaseModelOutput, batch: Mapping[str, Tensor]) -> Tensor:
+    """Sum of the real tokens' last states, each number with a sign that is drawn, the same every time."""
+    states = output.last_hidden_state
+    assert states is not None
+    draw = torch.Generator().manual_seed(0)
+    signs = torch.randint(2, states.shape, generator=draw).to(states) * 2 - 1
+    return (states * signs * batch["attention_mask"][..., None]).sum()
 
 
 def _add_unit_sums(scores: Importance, family: Family, name: str, values: Tensor) -> None:

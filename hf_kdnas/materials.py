@@ -59,14 +59,16 @@ def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator)
     teacher = prepare_teacher(recipe.teacher, plan.task, recipe.seed, narrator).to(processes.device)
     if plan.student is not None:
         return Initialiser("given", teacher, given=load_student(plan.student, teacher).train())
-    collator = DistillationCollator(plan.task.pad_token_id)
+    collator = DistillationCollator(plan.task.pad_token_id, masking=plan.task.masking)
     rng = random.Random(recipe.data.split_seed)
     rows = plan.task.train
     lengths = [len(row["input_ids"]) for row in rows]
     batches = LengthGroupedSampler(lengths, IMPORTANCE_BATCH_SIZE, recipe.data.split_seed).batches()
     chosen = rng.sample(batches, min(IMPORTANCE_BATCHES, len(batches)))
-    labelled = [collator([rows[index] for index in batch]) for batch in chosen]
-    sample = collator(_sample(rows, rng))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.data.split_seed)
+        labelled = [collator([rows[index] for index in batch]) for batch in chosen]
+        sample = collator(_sample(rows, rng))
     for name in LABELS:
         sample.pop(name, None)
     with torch.enable_grad():
@@ -149,9 +151,9 @@ def _signals_folder(name: str) -> Path:
 
 
 def _kept_size(plan: Plan) -> int:
-    """Bytes of the signals, or 0 where none are kept."""
+    """Bytes of the signals, or 0 where none are kept: texts whose hidden tokens change have none to keep."""
     signals, names = plan.recipe.distillation.signals, _needed_signals(plan)
-    if not signals.cache:
+    if not signals.cache or plan.task.masking is not None:
         return 0
     lengths = (len(row["input_ids"]) for row in plan.task.train)
     token_logits = reads_tokens(plan.model_class)

@@ -22,11 +22,11 @@ from hf_kdnas.search.sampler import check_sampler
 from hf_kdnas.search.trackers import check_trackers
 from hf_kdnas.slicing import parameter_counter
 from hf_kdnas.space import DIMENSIONS, Constraint, SearchSpace
-from hf_kdnas.tasks import TASKS, TaskData, load_task
+from hf_kdnas.tasks import TASKS, SentenceEmbeddings, TaskData, load_task
 from hf_kdnas.teacher import load_config, load_tokenizer, with_task_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -163,7 +163,7 @@ def _load(recipe: Recipe) -> _Basis:
     longest = get_family(config).max_length(config)
     _check_length(recipe, longest)
     tokenizer = load_tokenizer(recipe.teacher, config, task=recipe.data.task)
-    task = load_task(recipe.data, tokenizer, max_length=longest)
+    task = load_task(recipe.data, tokenizer, max_length=longest).of_teacher(recipe.teacher)
     if recipe.teacher.fine_tune is None:
         task = task.matched_to(config)
     config = with_task_head(config, task)
@@ -262,6 +262,7 @@ def _check_training(plan: Plan) -> None:
     """Build criteria and arguments once, so that what they refuse is refused now."""
     recipe = plan.recipe
     for objectives in plan.objectives:
+        _check_objectives(objectives, plan.task)
         with _within("distillation"):
             for architecture in (plan.space.members[0], plan.space.members[-1]):
                 DistillationCriterion(objectives, architecture, plan.teacher)
@@ -275,6 +276,27 @@ def _check_training(plan: Plan) -> None:
                 training_arguments(
                     section, Path(recipe.output_dir), objectives=recipe.distillation.objectives
                 )
+
+
+def _check_objectives(objectives: Mapping[str, Mapping[str, Any]], task: TaskData) -> None:
+    """Refuse objectives that this task has no signals for, or another pooling than the task's."""
+    for name in sorted(task.unfit_objectives & objectives.keys()):
+        raise InvalidInput(
+            "distillation.objectives",
+            name,
+            f"{task.kind} has nothing for {', '.join(sorted(task.unfit_objectives))}",
+            "Choose others, such as {sentence: {}, hidden: {}}."
+            if "logits" in task.unfit_objectives
+            else "Set data.task: fill-mask, or choose others.",
+        )
+    pooling = objectives.get("sentence", {}).get("pooling", "mean")
+    if isinstance(task, SentenceEmbeddings) and "sentence" in objectives and pooling != task.pooling:
+        raise InvalidInput(
+            "distillation.objectives.sentence.pooling",
+            pooling,
+            f"the teacher's vectors are made by {task.pooling}",
+            f"Set pooling: {task.pooling}.",
+        )
 
 
 @contextmanager

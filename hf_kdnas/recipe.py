@@ -42,6 +42,8 @@ _COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
     "text-classification": (("text",), "label"),
     "token-classification": (("tokens",), "ner_tags"),
     "question-answering": (("question", "context"), "answers"),
+    "fill-mask": (("text",), ""),
+    "sentence-similarity": (("text",), ""),
 }
 
 
@@ -102,6 +104,9 @@ class TeacherSection:
         "attention of teacher and students while they are trained, as in `from_pretrained`: eager, sdpa ...; "
         "auto: the fastest on CPUs, else Transformers' choice",
     )
+    pooling: Literal["auto", "mean", "cls"] = _option(
+        "auto", "sentence-similarity: how token states become one vector; auto: as the teacher's folder says"
+    )
     fine_tune: TrainingSection | None = _option(
         None, "train the teacher on the task first; null takes its task head as it is"
     )
@@ -113,14 +118,21 @@ class DataSection:
 
     path: str = field(
         metadata={
-            "help": "Hub id, folder, file (csv, tsv, json, jsonl, parquet; also compressed), "
+            "help": "Hub id, folder, file (csv, tsv, json, jsonl, parquet, txt; also compressed), "
             "`package:NAME/FILE`, or `data:glue/TASK`: $KDNAS_DATA/glue/TASK, else the Hub's nyu-mll/glue"
         }
     )
     name: str | None = _option(None, "configuration of the data set on the Hub")
     data_files: dict[str, str] | None = _option(None, "files by split, inside a folder or Hub data set")
-    task: Literal["text-classification", "token-classification", "question-answering"] = _option(
-        "text-classification", "what the head does, under the name that Transformers' pipelines have for it"
+    task: Literal[
+        "text-classification",
+        "token-classification",
+        "question-answering",
+        "fill-mask",
+        "sentence-similarity",
+    ] = _option(
+        "text-classification",
+        "what the model does, under the name that the Hub has for it; the last two learn from texts alone",
     )
     text: list[str] = _option(
         [],
@@ -131,7 +143,8 @@ class DataSection:
     label: str = _option(
         "",
         "the column with the class, list of classes, or score; the lists of tags, ids or names; the answers "
-        "as in SQuAD: {text: [...], answer_start: [...]}. Empty means label, ner_tags or answers",
+        "as in SQuAD: {text: [...], answer_start: [...]}. Empty means label, ner_tags or answers, and none "
+        "for tasks without labels",
     )
     labels: list[str] | None = _option(
         None,
@@ -162,13 +175,16 @@ class DataSection:
     stride: int = _option(
         64, "question answering: tokens by which the windows of a long context overlap", least=0
     )
+    mlm_probability: float = _option(0.15, "fill-mask: part of the tokens that are hidden", above=0, most=0.9)
     limit: int | None = _option(None, "at most so many training rows, drawn at random", least=20)
     metric: str | None = _option(
         None,
         "accuracy, f1, matthews, pearson, spearman, or a metric of your own (`package.module:Class`, or the "
         "path of an `evaluate` module); null takes GLUE's own there, else accuracy or pearson, with several "
-        "classes a row f1 over all pairs of row and class, for tags accuracy over the words, for answers "
-        "SQuAD's f1 and exact_match; pearson and spearman make a text classification a regression",
+        "classes a row f1 over all pairs of row and class, for tags seqeval (f1 of spans) or accuracy over "
+        "the words, for answers SQuAD's f1 and exact_match, for hidden tokens accuracy, for sentence "
+        "embeddings spearman, of their similarities with the teacher's; pearson and spearman make a text "
+        "classification a regression",
     )
 
     def __post_init__(self) -> None:

@@ -20,6 +20,8 @@ OBJECTIVE_NAMES = (
     "attention",
     "relations",
     "direct_relations",
+    "sentence",
+    "mlm",
     "task",
 )
 SAMPLER_NAMES = ("kdnas", "random", "tpe", "nsga2")
@@ -60,6 +62,8 @@ def check_recipe(recipe: Recipe) -> None:
         )
     check_section(recipe)
     _check_columns(recipe.data)
+    if recipe.data.task in UNLABELLED:
+        _check_unlabelled(recipe)
     _check_objectives("distillation.objectives", recipe.distillation.objectives)
     _check_search(recipe.search)
     for key, section in (
@@ -97,7 +101,12 @@ _TEXTS = {
     ),
     "token-classification": ((1,), "one column", "It holds the lists of words."),
     "question-answering": ((2,), "two different columns", "They hold question and context."),
+    "fill-mask": ((1,), "one column", "It holds texts."),
+    "sentence-similarity": ((1,), "one column", "It holds texts."),
 }
+
+# Tasks that learn from texts alone.
+UNLABELLED = ("fill-mask", "sentence-similarity")
 
 
 def _check_columns(data: DataSection) -> None:
@@ -111,6 +120,21 @@ def _check_columns(data: DataSection) -> None:
     if data.label in data.text:
         raise InvalidInput(
             "data.text", data.text, f"{data.label} is the column of the labels", "Choose another column."
+        )
+
+
+def _check_unlabelled(recipe: Recipe) -> None:
+    task = recipe.data.task
+    for name in ("label", "labels"):
+        given = getattr(recipe.data, name)
+        if given:
+            raise InvalidInput(f"data.{name}", given, f"{task} learns from texts alone", "Leave it out.")
+    if recipe.teacher.fine_tune is not None:
+        raise InvalidInput(
+            "teacher.fine_tune",
+            f"{recipe.teacher.fine_tune.epochs} epochs",
+            f"there are no labels in {task}: the teacher is taken as it is",
+            "Set it to null.",
         )
 
 

@@ -26,7 +26,7 @@ from hf_kdnas.run import write_json
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.search.reward import reward
 from hf_kdnas.search.students import FullDistillation, Student
-from hf_kdnas.tasks import evaluate_model
+from hf_kdnas.tasks import evaluate_model, predict
 from hf_kdnas.winner import finish_winner
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Stages:
         """
         with self.stage("teacher", f"teacher {self.recipe.teacher.model}"):
             self.initialiser = prepare_initialiser(self.plan, self.processes, self.narrator)
+            self._ask_teacher()
             self.teacher_quality = self.score(self.initialiser.teacher)
             self.narrator.say(f"  {self.plan.task.metric} {self.teacher_quality:.4f} on the selection split")
             if not self.teacher_quality > 0:
@@ -102,8 +103,18 @@ class Stages:
         with self.stage("signals", "the teacher's signals"):
             signals = prepare_signals(self.plan, self.initialiser, self.processes, self.narrator)
             self.materials = Materials(
-                self.initialiser, signals, DistillationCollator(self.plan.task.pad_token_id, signals)
+                self.initialiser,
+                signals,
+                DistillationCollator(self.plan.task.pad_token_id, signals, masking=self.plan.task.masking),
             )
+
+    def _ask_teacher(self) -> None:
+        """Put the teacher's answers beside the rows, where scores compare with them."""
+        task, teacher = self.plan.task, self.initialiser.teacher
+        self.plan = replace(
+            self.plan,
+            task=task.with_references(lambda rows: predict(teacher, rows, reduce=task.reduced)),
+        )
 
     def score(self, model: PreTrainedModel) -> float:
         """Quality on the selection split: all that may be chosen by."""
@@ -141,6 +152,7 @@ class Stages:
             section=section,
             rows=self.plan.task.train,
             signals=self.materials.signals,
+            masking=self.plan.task.masking,
             tokenizer=self.plan.tokenizer,
             seed=seed,
             score=self.score,

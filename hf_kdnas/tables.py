@@ -25,6 +25,7 @@ _BUILDERS = {
     ".json": "json",
     ".jsonl": "json",
     ".parquet": "parquet",
+    ".txt": "text",
 }
 # Column that groups phrases with their sentences, where that is asked for; no data set has one of this name.
 _SENTENCES = "\0sentences"
@@ -67,7 +68,7 @@ def load_splits(data: DataSection) -> Splits:
         order = sorted(range(_rows(train)), key=lambda row: _place(data.split_seed, "limit", row))
         train = _take(train, sorted(order[: data.limit]))
     train, selection = _cut(data, train, data.selection_fraction, "selection")
-    feature = splits[data.train_split].features[data.label]
+    feature = splits[data.train_split].features[data.label] if data.label else None
     names = getattr(getattr(feature, "feature", feature), "names", None)  # a list has a feature within
     return Splits(train, selection, reporting, tuple(names) if names else None)
 
@@ -125,7 +126,8 @@ def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
     if name not in splits:
         raise InvalidInput(f"data.{key}", name, f"splits are {', '.join(splits)}", "Choose one of these.")
     split, where = splits[name], data.where or {}
-    wanted = [("text", column) for column in data.text] + [("label", data.label)]
+    labels = [data.label] if data.label else []
+    wanted = [("text", column) for column in data.text] + [("label", column) for column in labels]
     wanted += [("where", column) for column in where] + ([("group", data.group)] if data.group else [])
     for setting, column in wanted:
         if column not in split.column_names:
@@ -142,12 +144,12 @@ def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
             "data.where", where, f"no row of {name} has these values", _values_seen(columns, where)
         )
     table = _take(columns, kept)
-    _refuse_gaps(table, [*data.text, data.label])
+    _refuse_gaps(table, [*data.text, *labels])
     if data.task == "token-classification":
         _require_words(table, data.text[0])
     else:
         _require_texts(table, data.text)
-    return table
+    return table if data.label else _without_blanks(table, data.text[0])
 
 
 def _values_seen(columns: Table, where: Iterable[str]) -> str:
@@ -176,6 +178,11 @@ def _require_texts(table: Table, columns: Iterable[str]) -> None:
             )
         if not any(value.strip() for value in table[column]):
             raise InvalidInput("data.text", column, "all its texts are empty", "Choose another column.")
+
+
+def _without_blanks(table: Table, column: str) -> Table:
+    """Without the rows that say nothing, such as the empty lines between paragraphs."""
+    return _take(table, [row for row, text in enumerate(table[column]) if text.strip()])
 
 
 def _require_words(table: Table, column: str) -> None:

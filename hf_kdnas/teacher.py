@@ -36,7 +36,7 @@ def load_config(section: TeacherSection, head: str) -> PretrainedConfig:
 
     Args:
         section: The recipe's teacher.
-        head: The task's head, such as `SequenceClassification`.
+        head: The task's head, such as `SequenceClassification`; empty where the encoder alone does.
 
     Raises:
         InvalidInput: If the model can't be found, its type has no family, or it has no such
@@ -48,7 +48,7 @@ def load_config(section: TeacherSection, head: str) -> PretrainedConfig:
     config: PretrainedConfig = _from_pretrained(AutoConfig, section)
     get_family(config)
     architectures = config.architectures or []
-    if section.fine_tune is None and not any(name.endswith(f"For{head}") for name in architectures):
+    if head and section.fine_tune is None and not any(name.endswith(f"For{head}") for name in architectures):
         raise InvalidInput(
             "teacher.model",
             f"{section.model} ({', '.join(architectures) or 'no architecture named'})",

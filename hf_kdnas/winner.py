@@ -56,7 +56,10 @@ def finish_winner(
     if plan.recipe.export.int8:
         int8 = _measured(folder, onnx / "model_int8.onnx", reference, plan.target, "int8")
         logits = predict_onnx(
-            onnx / "model_int8.onnx", plan.task.reporting, pad_token_id=plan.task.pad_token_id
+            onnx / "model_int8.onnx",
+            plan.task.reporting,
+            pad_token_id=plan.task.pad_token_id,
+            reduce=plan.task.reduced,
         )
         int8_quality = plan.task.score(logits, plan.task.reporting)
     return Proof(
@@ -81,7 +84,10 @@ def _export_student(plan: Plan, folder: RunFolder, distillation: FullDistillatio
         for file in source.iterdir():
             if file.name != "score.json":
                 shutil.copy2(file, unfinished / file.name)
-        report = export_model(distillation.load(winner.architecture), unfinished, exporter=plan.exporter)
+        student = distillation.load(winner.architecture)
+        for name, value in plan.task.extra_files(student.config).items():
+            write_json(unfinished / name, value)
+        report = export_model(student, unfinished, exporter=plan.exporter)
         if plan.recipe.export.int8:
             quantise(unfinished / "onnx" / "model.onnx", unfinished / "onnx" / "model_int8.onnx")
     write_json(

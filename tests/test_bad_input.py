@@ -76,6 +76,7 @@ def _refused(
         (("--report_to", "[comet_ml]"), ("report_to", "pip install comet-ml")),
         (("--output_dir", "/dev/null/run"), ("output_dir", "must be a folder that can be written")),
         (("--data.label", "text"), ("data.text", "the column of the labels")),
+        (("--distillation.objectives", "{mlm: {}}"), ("distillation.objectives", "data.task: fill-mask")),
         (("--data.text", "[text, text]"), ("data.text", "two different ones")),
         (("--data.where", "{label: fresh}"), ("data.label", "all rows to train on have the label")),
         (("--search.alpha", ".nan"), ("search.alpha", "must be a finite number")),
@@ -169,6 +170,29 @@ ANSWERS = {"question": "was it", "context": "a film", "answers": {"text": ["film
         ("text-classification", {"text": "a", "label": [0, 1, 1]}, (), ("data.label", "not a 0 or 1")),
         ("text-classification", WORDS, ("--data.text", "tokens"), ("data.text", "texts are needed")),
         ("tagging", WORDS, (), ("data.task", "token-classification")),
+        ("fill-mask", WORDS, ("--data.label", "tags"), ("data.label", "learns from texts alone")),
+        ("fill-mask", WORDS, (), ("teacher.fine_tune", "no labels in fill-mask")),
+        (
+            "fill-mask",
+            {"text": "a film"},
+            ("--teacher.fine_tune", "null"),
+            ("teacher.model", "...ForMaskedLM"),
+        ),
+        (
+            "sentence-similarity",
+            {"text": "a film"},
+            ("--teacher.fine_tune", "null"),
+            ("distillation.objectives", "nothing for logits, mlm, task", "sentence: {}"),
+        ),
+        (
+            "sentence-similarity",
+            {"text": "a film"},
+            (
+                *("--teacher.fine_tune", "null"),
+                *("--distillation.objectives", "{sentence: {pooling: cls}}"),
+            ),
+            ("distillation.objectives.sentence.pooling", "made by mean"),
+        ),
     ],
 )
 def test_rows_that_do_not_fit_the_task(

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 from huggingface_hub import ModelCard
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from hf_kdnas import cli
 from hf_kdnas.run import read_json
+from hf_kdnas.tasks.masking import Masking
 
 GOOD, BAD = ("good", "great", "fine", "superb"), ("bad", "poor", "dull", "awful")
 OTHER = ("the", "film", "movie", "plot", "acting", "story", "was", "and", "with", "very")
@@ -25,17 +28,12 @@ def _search(project: Path, rows: list[dict[str, Any]], *settings: str) -> dict[s
     """Search on these rows; the results."""
     file = project / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    short = (
-        "--data.path",
-        str(file),
-        "--data.labels",
-        "null",
-        "--search.episodes",
-        "1",
-        "--search.candidates",
-        "2",
-    )
-    short += ("--teacher.fine_tune.epochs", "12")
+    return _run(project, "--data.path", str(file), "--teacher.fine_tune.epochs", "12", *settings)
+
+
+def _run(project: Path, *settings: str) -> dict[str, Any]:
+    """A short search; the results."""
+    short = ("--data.labels", "null", "--search.episodes", "1", "--search.candidates", "2")
     assert cli.main(["search", "--config", str(project / "recipe.yaml"), *short, *settings]) == 0
     return read_json(project / "run" / "results.json")
 
@@ -108,7 +106,7 @@ def _texts(count: int) -> Iterator[list[str]]:
 def _check(project: Path, results: dict[str, Any], kind: str, task: str, head: str) -> ModelCard:
     """What is the same for all kinds; the card."""
     student = project / "run" / "student"
-    assert AutoConfig.from_pretrained(student).architectures == [f"BertFor{head}"]
+    assert AutoConfig.from_pretrained(student).architectures == [f"BertFor{head}" if head else "BertModel"]
     for name in ("model.onnx", "model_int8.onnx"):
         assert (student / "onnx" / name).stat().st_size > 0
     assert results["student"]["export_difference"] < 1e-4
@@ -177,3 +175,73 @@ def test_question_answering(tiny_project: Path) -> None:
     texts = ["was it good", "the film was so superb"]
     found = _stranger(tiny_project / "run" / "student", "AutoModelForQuestionAnswering", task, texts)
     assert found is None or found["answer"] in texts[1]
+
+
+def _train_to_fill(folder: Path, texts: list[str]) -> None:
+    """A teacher that finds some of the hidden words."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = BertForMaskedLM(BertConfig.from_pretrained(folder))
+    masking = Masking(tokenizer.mask_token_id, len(tokenizer), tuple(tokenizer.all_special_ids), 0.3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    for _ in range(100):
+        ids, labels = masking(batch["input_ids"], batch["attention_mask"])
+        model(input_ids=ids, attention_mask=batch["attention_mask"], labels=labels).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.save_pretrained(folder)
+
+
+def _lines(project: Path) -> list[str]:
+    """Two texts again and again, in a file of lines."""
+    lines = [" ".join(OTHER[: 6 + index % 2]) for index in range(60)]
+    (project / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    return lines
+
+
+UNLABELLED = ("--teacher.fine_tune", "null")
+
+
+def test_fill_mask(tiny_project: Path) -> None:
+    _train_to_fill(tiny_project / "base", _lines(tiny_project))
+    results = _run(
+        tiny_project,
+        *UNLABELLED,
+        "--data.path",
+        str(tiny_project / "lines.txt"),
+        "--data.task",
+        "fill-mask",
+        "--data.mlm_probability",
+        "0.3",
+        "--distillation.objectives",
+        "{mlm: {}, hidden: {}, task: {}}",
+        "--distillation.training.epochs",
+        "10",
+    )
+    card = _check(tiny_project, results, "fill-mask", "fill-mask", "MaskedLM")
+    assert results["teacher"]["quality"] > 0.5
+    assert "fill.tokenizer.mask_token" in card.text
+    student = tiny_project / "run" / "student"
+    found = _stranger(student, "AutoModelForMaskedLM", "fill-mask", ["the film [MASK] plot"])
+    assert found[0]["token_str"]
+
+
+def test_sentence_similarity(tiny_project: Path) -> None:
+    pytest.importorskip("sentence_transformers")  # what the card says
+    _lines(tiny_project)
+    results = _run(
+        tiny_project,
+        *UNLABELLED,
+        "--data.path",
+        str(tiny_project / "lines.txt"),
+        "--data.task",
+        "sentence-similarity",
+        "--distillation.objectives",
+        "{sentence: {}, hidden: {}}",
+    )
+    assert results["teacher"]["quality"] == pytest.approx(1.0)
+    card = _check(tiny_project, results, "sentence-similarity", "sentence-similarity", "")
+    assert card.data.library_name == "sentence-transformers"
+    student = tiny_project / "run" / "student"
+    _stranger(student, "AutoModel", "sentence-similarity", ["the film was good"])

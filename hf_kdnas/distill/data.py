@@ -16,6 +16,7 @@ from hf_kdnas.labels import IGNORED
 
 if TYPE_CHECKING:
     from hf_kdnas.distill.signals import TeacherSignals
+    from hf_kdnas.tasks.masking import Masking
 
 # Columns of a row that say what is right.
 LABELS = ("labels", "start_positions", "end_positions")
@@ -65,11 +66,13 @@ class DistillationCollator:
         pad_token_id: Id that fills the padding.
         signals: The teacher's signals, or None.
         pad_to_multiple_of: Round the batch's length up to a multiple of this (tensor cores).
+        masking: Hides tokens of rows that have no labels, which then are the hidden tokens, (batch, length).
     """
 
     pad_token_id: int
     signals: TeacherSignals | None = None
     pad_to_multiple_of: int | None = None
+    masking: Masking | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make the batch.
@@ -88,6 +91,8 @@ class DistillationCollator:
         for name in LABELS:
             if name in rows[0]:
                 batch[name] = _labels([row[name] for row in rows], length)
+        if self.masking is not None and "labels" not in batch:
+            batch["input_ids"], batch["labels"] = self.masking(batch["input_ids"], batch["attention_mask"])
         if self.signals is not None:
             indices = [row["index"] for row in rows]
             _check_lengths(self.signals, indices, ids)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         TrainingArguments,
     )
 
+    from hf_kdnas.tasks.masking import Masking
+
 CRITERION = "criterion.safetensors"
 
 
@@ -54,6 +56,7 @@ class DistillationTrainer(Trainer):
             teacher.
         projection: A fixed map from teacher to student states, (H_T, H_S), for the objectives that take
             one; None lets them learn maps.
+        masking: Hides tokens of rows without labels, for a masked-LM head; the default collator does it.
         train_dataset: Rows as `DistillationCollator` takes them.
         eval_dataset: Rows likewise.
         data_collator: Makes the batches; by default a `DistillationCollator` with the signals.
@@ -82,6 +85,7 @@ class DistillationTrainer(Trainer):
         teacher: PreTrainedModel | TeacherSignals | None = None,
         *,
         projection: Tensor | None = None,
+        masking: Masking | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         data_collator: Any = None,
@@ -103,7 +107,7 @@ class DistillationTrainer(Trainer):
         check_vocabularies(processing_class, teacher_processing_class)
         if data_collator is None:
             needed = None if cached is None else cached.only(criterion.teacher_signals)
-            data_collator = DistillationCollator(model.config.pad_token_id or 0, needed)
+            data_collator = DistillationCollator(model.config.pad_token_id or 0, needed, masking=masking)
         self._student_capture = Capture(model, criterion.student_signals)
         self._teacher_capture = Capture(live, criterion.teacher_signals) if live is not None else None
         super().__init__(

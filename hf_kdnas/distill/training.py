@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hf_kdnas.distill.signals import TeacherSignals
     from hf_kdnas.progress import Narrator
     from hf_kdnas.recipe import TrainingSection
+    from hf_kdnas.tasks.masking import Masking
 
 
 def train(
@@ -33,6 +34,7 @@ def train(
     seed: int,
     teacher: PreTrainedModel | TeacherSignals | None = None,
     projection: Tensor | None = None,
+    masking: Masking | None = None,
     narrator: Narrator,
     what: str,
     report_to: Sequence[str] = ("none",),
@@ -51,6 +53,7 @@ def train(
         seed: Decides dropout and the order of the rows.
         teacher: What `DistillationTrainer` takes.
         projection: The same.
+        masking: Hides tokens of the rows.
         narrator: Tells how it goes on.
         what: Names the model there and in trackers.
         report_to: Trackers.
@@ -68,7 +71,9 @@ def train(
         disable_tqdm=True,
         logging_strategy="epoch",
     )
-    trainer = DistillationTrainer(model, arguments, teacher, projection=projection, train_dataset=list(rows))
+    trainer = DistillationTrainer(
+        model, arguments, teacher, projection=projection, masking=masking, train_dataset=list(rows)
+    )
     trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call, unused-ignore]
     with ExitStack() as stack:
         trainer.add_callback(_Progress(narrator, what, stack))  # type: ignore[no-untyped-call, unused-ignore]

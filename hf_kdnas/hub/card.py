@@ -26,7 +26,7 @@ TAGS = ["hf-kdnas", "knowledge-distillation", "onnx"]
 SEARCH_TAG = "neural-architecture-search"
 
 # Kinds of tasks that are named as their pipelines are; the others are text classification.
-_PIPELINES = ("token-classification", "question-answering")
+_PIPELINES = ("token-classification", "question-answering", "fill-mask", "sentence-similarity")
 
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".bz2", ".gz", ".xz", ".zip", ".zst"}
@@ -94,7 +94,9 @@ def card_data(results: Mapping[str, Any]) -> ModelCardData:
         model_name=results["name"],
         base_model=_hub_teacher(results),
         datasets=dataset,
-        library_name="transformers",
+        library_name="sentence-transformers"
+        if _pipeline(results) == "sentence-similarity"
+        else "transformers",
         pipeline_tag=_pipeline(results),
         metrics=[_hub_metric(name) for name in results["student"]["metrics"]],
         tags=[*TAGS, SEARCH_TAG] if results["workflow"] == "search" else TAGS,
@@ -110,8 +112,9 @@ def _pipeline(results: Mapping[str, Any]) -> str:
 
 def _purpose(task: Mapping[str, Any]) -> str:
     """What the student does, in words."""
+    words = {"fill-mask": "masked language modelling", "sentence-similarity": "sentence embeddings"}
     if task["kind"] in _PIPELINES:
-        return str(task["kind"].replace("-", " "))
+        return words.get(task["kind"], str(task["kind"].replace("-", " ")))
     kinds = {"regression": "regression", "multi_label_classification": "multi-label classification"}
     texts = "pairs of texts" if len(task["columns"]) > 2 else "texts"
     return f"{kinds.get(task['kind'], 'classification')} of {texts}"
@@ -121,6 +124,8 @@ def _usage(task: Mapping[str, Any]) -> dict[str, str]:
     """How a pipeline is called: a variable's name, and the arguments."""
     if task["kind"] == "token-classification":
         return {"name": "tag", "arguments": '"A text with names.", aggregation_strategy="first"'}
+    if task["kind"] == "fill-mask":
+        return {"name": "fill", "arguments": 'f"A {fill.tokenizer.mask_token} text."'}
     options = {"regression": ', function_to_apply="none"', "multi_label_classification": ", top_k=None"}
     pair = len(task["columns"]) > 2
     texts = '{"text": "A first text.", "text_pair": "A second text."}' if pair else '"A text."'
@@ -128,6 +133,8 @@ def _usage(task: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
+    if _pipeline(results) == "sentence-similarity":
+        return []  # likeness to the teacher is no evaluation on the data set
     dataset, configuration = _hub_dataset(results)
     data = yaml.safe_load(results["recipe"]).get("data", {})
     name = _dataset_name(results)

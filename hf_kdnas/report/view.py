@@ -291,11 +291,11 @@ def _scored(shape: Mapping[str, Any]) -> str:
 
 
 def noise_text(results: Mapping[str, Any]) -> str:
-    """How far an accuracy may be off by chance; empty for metrics whose spread the rows alone don't tell.
+    """How far an accuracy may be off by chance; empty where the number of rows alone does not tell.
 
     Agresti and Coull's interval: it stays honest near 1 and for few rows.
     """
-    if results["task"]["metric"] != "accuracy":
+    if results["task"]["metric"] != "accuracy" or results["task"]["kind"] != "single_label_classification":
         return ""
     quality, rows = results["student"]["quality"], results["task"]["rows"]["reporting"]
     centre = (quality * rows + 2) / (rows + 4)

@@ -83,13 +83,13 @@ class MiniKD:
         warmup = math.ceil(self.section.warmup_fraction * steps)
         schedule = get_linear_schedule_with_warmup(optimiser, warmup, steps)
         read = self._reader(student, criterion)
-        sample = self._to_device(self.collator(spread_rows(self.rows)))
-        student.eval()
-        with torch.no_grad():
-            criterion.calibrate(*read(sample), sample)
-        student.train()
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
+            sample = self._to_device(self.collator(spread_rows(self.rows)))
+            student.eval()
+            with torch.no_grad():
+                criterion.calibrate(*read(sample), sample)
+            student.train()
             for step, micro_batches in enumerate(itertools.islice(self._micro_batches(), steps)):
                 criterion.progress = step / steps
                 counts = _joined(criterion.counts(batch) for batch in micro_batches)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hf_kdnas.progress import Narrator
     from hf_kdnas.recipe import DistillationSection
     from hf_kdnas.tasks import Row
+    from hf_kdnas.tasks.masking import Masking
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class FullDistillation:
         section: The recipe's distillation.
         rows: All training rows.
         signals: The teacher's cached signals, or None to run it live.
+        masking: Hides tokens of the rows, where that is the task.
         tokenizer: Saved beside each student.
         seed: Decides drawn weights, dropout and the order of the rows.
         score: Quality of a student on the selection split.
@@ -78,6 +80,7 @@ class FullDistillation:
     section: DistillationSection
     rows: Sequence[Row]
     signals: TeacherSignals | None
+    masking: Masking | None
     tokenizer: PreTrainedTokenizerBase
     seed: int
     score: Callable[[PreTrainedModel], float]
@@ -114,6 +117,7 @@ class FullDistillation:
             seed=self.seed,
             teacher=self.signals or self.initialiser.teacher,
             projection=self.initialiser.projection(architecture),
+            masking=self.masking,
             narrator=self.narrator,
             what=architecture.key,
             report_to=self.report_to,

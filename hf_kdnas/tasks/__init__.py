@@ -9,6 +9,8 @@ from hf_kdnas.tasks.answers import QuestionAnswering
 from hf_kdnas.tasks.base import Row, TaskData
 from hf_kdnas.tasks.classification import Classification
 from hf_kdnas.tasks.inference import by_length, evaluate_model, pad, predict, predict_onnx
+from hf_kdnas.tasks.masked import MaskedLanguageModelling
+from hf_kdnas.tasks.sentences import SentenceEmbeddings
 from hf_kdnas.tasks.tokens import TokenClassification
 
 if TYPE_CHECKING:
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
 __all__ = [
     "TASKS",
     "Classification",
+    "MaskedLanguageModelling",
     "QuestionAnswering",
     "Row",
+    "SentenceEmbeddings",
     "TaskData",
     "TokenClassification",
     "by_length",
@@ -35,6 +39,8 @@ TASKS: dict[str, type[TaskData]] = {
     "text-classification": Classification,
     "token-classification": TokenClassification,
     "question-answering": QuestionAnswering,
+    "fill-mask": MaskedLanguageModelling,
+    "sentence-similarity": SentenceEmbeddings,
 }
 """By the name that Transformers' pipelines and the Hub have for them."""
 

@@ -44,8 +44,8 @@ class QuestionAnswering(TaskData):
         cls, data: DataSection, splits: Splits, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> QuestionAnswering:
         """Question, context and answers, as in SQuAD."""
-        tables = {name: getattr(splits, name) for name in ("train", "selection", "reporting")}
-        for name, table in tables.items():
+        for name in ("train", "selection", "reporting"):
+            table = getattr(splits, name)
             _check_answers(data, table, name)
             _check_room(data, table, tokenizer, max_length)
         return cls(
@@ -56,7 +56,9 @@ class QuestionAnswering(TaskData):
             columns=(*data.text, data.label),
             max_length=max_length,
             pad_token_id=tokenizer.pad_token_id or 0,
-            **{name: _windows(data, table, tokenizer, max_length) for name, table in tables.items()},
+            train=_windows(data, splits.train, tokenizer, max_length),
+            selection=_windows(data, splits.selection, tokenizer, max_length),
+            reporting=_windows(data, splits.reporting, tokenizer, max_length),
         )
 
     def config_fields(self) -> dict[str, Any]:

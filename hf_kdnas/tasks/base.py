@@ -12,13 +12,15 @@ from hf_kdnas import metrics
 from hf_kdnas.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from hf_kdnas.recipe import DataSection
+    from hf_kdnas.recipe import DataSection, TeacherSection
     from hf_kdnas.tables import Splits
+    from hf_kdnas.tasks.masking import Masking
 
 Row: TypeAlias = dict[str, Any]
 """`input_ids`, `token_type_ids` (pairs of texts), `index` within the split, and what the task adds."""
@@ -32,20 +34,26 @@ class TaskData(ABC):
     for the report alone.
 
     Attributes:
-        head: What stands after `AutoModelFor` in the name of the class with this task's head.
+        head: What stands after `AutoModelFor` in the name of the class with this task's head; empty where
+            the encoder alone does.
+        unfit_objectives: Objectives that this task has nothing for.
+        evaluation_batch_size: Rows in a batch where nothing is trained.
         kind: Transformers' `problem_type` of a classification; the task's name where there is but one.
         label_names: Class names in the order of their ids; empty where the head has no classes.
         metrics: Names of the metrics; the first is the one to select by.
         dataset: Where the rows are from, as the recipe says it.
-        columns: The text columns and the label column.
+        columns: The text columns, and the label column where there is one.
         max_length: Most tokens of a row.
         pad_token_id: The tokenizer's.
         train: Rows to learn from.
         selection: Rows to choose by.
         reporting: Rows to report on.
+        masking: Hides tokens of training rows, anew in every batch, where the task is to find them.
     """
 
     head: ClassVar[str]
+    unfit_objectives: ClassVar[frozenset[str]] = frozenset({"mlm"})
+    evaluation_batch_size: ClassVar[int] = 64
 
     kind: str
     label_names: tuple[str, ...]
@@ -57,6 +65,7 @@ class TaskData(ABC):
     train: list[Row]
     selection: list[Row]
     reporting: list[Row]
+    masking: Masking | None = None
 
     @classmethod
     @abstractmethod
@@ -86,9 +95,37 @@ class TaskData(ABC):
         """All metrics of a model's outputs.
 
         Args:
-            outputs: A model's output for each row, as `predict` gives them.
+            outputs: A model's `reduced` output for each row.
             rows: The rows they belong to.
         """
+
+    def reduced(self, output: NDArray[Any], row: Row) -> NDArray[Any]:
+        """What is kept of a model's output for a row: as much as `score` needs."""
+        return output
+
+    def of_teacher(self, section: TeacherSection) -> TaskData:
+        """The task as a teacher's folder has it.
+
+        Raises:
+            InvalidInput: If a student can't do it so.
+        """
+        return self
+
+    def with_references(self, read: Callable[[Sequence[Row]], Sequence[NDArray[Any]]]) -> TaskData:
+        """The task with what the teacher says about rows, where scores compare with that.
+
+        Args:
+            read: Gives the teacher's reduced outputs for rows.
+        """
+        return self
+
+    def extra_files(self, config: PretrainedConfig) -> dict[str, Any]:
+        """What this task wants beside a student: JSON by the file's path in its folder.
+
+        Args:
+            config: The student's.
+        """
+        return {}
 
     def examples(self, rows: Sequence[Row]) -> int:
         """How many examples rows are of: a task may cut one into several rows."""
@@ -104,7 +141,7 @@ class TaskData(ABC):
         """The Auto class with this task's head."""
         import transformers
 
-        return getattr(transformers, f"AutoModelFor{self.head}")
+        return getattr(transformers, f"AutoModelFor{self.head}" if self.head else "AutoModel")
 
 
 @dataclass(frozen=True)

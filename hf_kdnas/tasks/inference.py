@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-# Names of the outputs of heads: of a question answering head the two last.
-OUTPUTS = ("logits", "start_logits", "end_logits")
+# Names of the outputs that count: of a question answering head the two in the middle, of an encoder the last.
+OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
+
+Reduce: TypeAlias = "Callable[[NDArray[Any], Row], NDArray[Any]]"
 
 
 def by_length(rows: Sequence[Row], batch_size: int) -> list[list[int]]:
@@ -41,13 +43,23 @@ def pad(rows: Sequence[Row], pad_token_id: int) -> dict[str, NDArray[np.int64]]:
     return inputs
 
 
-def predict(
-    model: PreTrainedModel, rows: Sequence[Row], *, batch_size: int = 64, precision: str = "fp32"
-) -> list[NDArray[np.float32]]:
-    """A model's logits of each row, in the order of the rows.
+def _whole(output: NDArray[Any], row: Row) -> NDArray[Any]:
+    return output
 
-    (labels,) of a classification, (length, labels) of token classification, (length, 2) of question
-    answering: start and end.
+
+def predict(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    *,
+    batch_size: int = 64,
+    precision: str = "fp32",
+    reduce: Reduce = _whole,
+) -> list[NDArray[Any]]:
+    """A model's outputs of each row, in the order of the rows.
+
+    They are logits: (labels,) of a classification, (length, labels) of token classification and masked
+    language modelling, (length, 2) of question answering: start and end; of a model without a head the
+    states (length, hidden) after its last layer.
 
     Args:
         model: Any model with a task head; used on the device where it is, and put back into the mode
@@ -55,12 +67,13 @@ def predict(
         rows: Tokenised rows.
         batch_size: Rows in a batch.
         precision: As in a training section: auto, fp32, bf16 or fp16.
+        reduce: What is kept of a row's output, so that no more is.
     """
     import torch
 
     from hf_kdnas.precision import autocast
 
-    found: dict[int, NDArray[np.float32]] = {}
+    found: dict[int, NDArray[Any]] = {}
     was_training = model.training
     model.train(False)
     with torch.inference_mode(), autocast(model.device, precision):
@@ -69,7 +82,8 @@ def predict(
             tensors = {name: torch.from_numpy(value).to(model.device) for name, value in inputs.items()}
             outputs = model(**tensors)
             logits = {name: outputs[name].float().cpu().numpy() for name in OUTPUTS if name in outputs}
-            found.update(zip(batch, _of_rows(logits, inputs["attention_mask"]), strict=True))
+            for index, output in zip(batch, _of_rows(logits, inputs["attention_mask"]), strict=True):
+                found[index] = reduce(output, rows[index])
     model.train(was_training)
     return [found[index] for index in range(len(rows))]
 
@@ -82,8 +96,9 @@ def predict_onnx(
     batch_size: int = 1,
     threads: int = 1,
     provider: str = "CPUExecutionProvider",
-) -> list[NDArray[np.float32]]:
-    """An ONNX model's logits of each row, in the order of the rows, as `predict` gives them.
+    reduce: Reduce = _whole,
+) -> list[NDArray[Any]]:
+    """An ONNX model's outputs of each row, in the order of the rows, as `predict` gives them.
 
     Args:
         path: The model file.
@@ -93,6 +108,7 @@ def predict_onnx(
             included, so one by one is what its users get.
         threads: Threads inside an operator.
         provider: ONNX Runtime execution provider.
+        reduce: As for `predict`.
     """
     import onnxruntime
 
@@ -101,19 +117,19 @@ def predict_onnx(
     session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     expected = {each.name for each in session.get_inputs()}
     outputs = [each.name for each in session.get_outputs() if each.name in OUTPUTS]
-    found: dict[int, NDArray[np.float32]] = {}
+    found: dict[int, NDArray[Any]] = {}
     for batch in by_length(rows, batch_size):
         inputs = _with_types(pad([rows[index] for index in batch], pad_token_id), expected)
         logits = dict(zip(outputs, session.run(outputs, inputs), strict=True))
-        found.update(zip(batch, _of_rows(logits, inputs["attention_mask"]), strict=True))
+        for index, output in zip(batch, _of_rows(logits, inputs["attention_mask"]), strict=True):
+            found[index] = reduce(output, rows[index])
     return [found[index] for index in range(len(rows))]
 
 
 def _of_rows(logits: Mapping[str, NDArray[Any]], mask: NDArray[np.int64]) -> list[NDArray[np.float32]]:
     """Each row's part of a batch's outputs, without padding."""
-    values = (
-        np.stack([logits[name] for name in OUTPUTS[1:]], -1) if OUTPUTS[1] in logits else logits["logits"]
-    )
+    both = [logits[name] for name in OUTPUTS[1:3] if name in logits]
+    values = np.stack(both, -1) if both else next(logits[name] for name in OUTPUTS if name in logits)
     if values.ndim == 2:
         return list(values.astype(np.float32))
     return [row[:size].astype(np.float32) for row, size in zip(values, mask.sum(1), strict=True)]
@@ -129,7 +145,6 @@ def evaluate_model(
     rows: Sequence[Row],
     task: TaskData,
     *,
-    batch_size: int = 64,
     precision: str = "fp32",
 ) -> dict[str, float]:
     """All metrics of a model on some rows.
@@ -138,7 +153,9 @@ def evaluate_model(
         model: A model with this task's head.
         rows: Rows of the task, such as `task.selection`.
         task: Says which metrics.
-        batch_size: Rows in a batch.
         precision: As in a training section: auto, fp32, bf16 or fp16.
     """
-    return task.score(predict(model, rows, batch_size=batch_size, precision=precision), rows)
+    outputs = predict(
+        model, rows, batch_size=task.evaluation_batch_size, precision=precision, reduce=task.reduced
+    )
+    return task.score(outputs, rows)

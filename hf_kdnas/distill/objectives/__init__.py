@@ -10,7 +10,9 @@ from hf_kdnas.distill.objectives.direct_relations import DirectRelations
 from hf_kdnas.distill.objectives.embeddings import Embeddings
 from hf_kdnas.distill.objectives.hidden import HiddenStates
 from hf_kdnas.distill.objectives.logits import Logits
+from hf_kdnas.distill.objectives.mlm import MaskedLM
 from hf_kdnas.distill.objectives.relations import Relations
+from hf_kdnas.distill.objectives.sentence import Sentence
 from hf_kdnas.distill.objectives.task import Task
 from hf_kdnas.errors import InvalidInput
 
@@ -22,8 +24,10 @@ __all__ = [
     "Embeddings",
     "HiddenStates",
     "Logits",
+    "MaskedLM",
     "Objective",
     "Relations",
+    "Sentence",
     "Signals",
     "Task",
     "objective_class",
@@ -36,6 +40,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "attention": Attention,
     "relations": Relations,
     "direct_relations": DirectRelations,
+    "sentence": Sentence,
+    "mlm": MaskedLM,
     "task": Task,
 }
 

@@ -21,7 +21,8 @@ class Exporter(Protocol):
     def export(self, model: PreTrainedModel, path: Path) -> None:
         """Write a model with a task head as ONNX, its outputs under Transformers' own names.
 
-        They are `logits`; for question answering `start_logits` and `end_logits`.
+        They are `logits`; for question answering `start_logits` and `end_logits`; without a head
+        `last_hidden_state`.
 
         Args:
             model: On the CPU, in evaluation mode.

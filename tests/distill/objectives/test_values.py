@@ -18,6 +18,7 @@ from hf_kdnas.distill.objectives import (
     Logits,
     Objective,
     Relations,
+    Sentence,
     Task,
 )
 from hf_kdnas.distill.objectives.outputs import output_rows
@@ -389,6 +390,7 @@ OBJECTIVES = {
     "relations": lambda: Relations(STUDENT, TEACHER),
     "raw relations": lambda: Relations(STUDENT, TEACHER, softmax=False),
     "direct relations": lambda: DirectRelations(STUDENT, TEACHER),
+    "sentence": lambda: Sentence(STUDENT, TEACHER),
     "attention": lambda: Attention(STUDENT, TEACHER),
     "attention distributions": lambda: Attention(STUDENT, TEACHER, softmax=True),
 }

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: `kdnas --help` is there at 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(add("distill", _distill, "Distil a given student from a teacher, and export it"))
     _add_recipes(add("recipes", _list_recipes, "List, show or copy the recipes that come with the package"))
     _add_latency(add("latency", _latency, "Measure the latency of any model folder on ONNX Runtime"))
+    _add_evaluate(add("evaluate", _evaluate, "Fine-tune and score a task-agnostic model over GLUE"))
     report = add("report", _report, "Render the report and model card of a run again, from what is on disk")
     report.add_argument("run_dir", metavar="RUN", type=Path, help="folder of the run")
     add("env", _env, "Show versions, processor and ONNX Runtime providers")
@@ -81,9 +83,13 @@ def _add_recipe(command: _Parser) -> None:
     command.usage = "%(prog)s --config RECIPE [--resume | --overwrite] [--print_config] [--KEY VALUE ...]"
     command.add_argument("--config", required=True, metavar="RECIPE", help="a recipe's path or name")
     command.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")
+    _add_folder_choice(command)
+
+
+def _add_folder_choice(command: argparse.ArgumentParser) -> None:
     folder = command.add_mutually_exclusive_group()
     folder.add_argument(
-        "--resume", action="store_true", help="go on in the output folder although the recipe has changed"
+        "--resume", action="store_true", help="go on in the output folder although the settings have changed"
     )
     folder.add_argument("--overwrite", action="store_true", help="begin again in the output folder")
 
@@ -116,6 +122,34 @@ def _add_latency(latency: argparse.ArgumentParser) -> None:
     ):
         flag = f"--{name.replace('_', '-')}"
         latency.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (%(default)s)")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.usage = "%(prog)s MODEL [--tasks TASK ...] [--seeds N ...] [--data DIR] [--published] ..."
+    evaluate.add_argument(
+        "model", metavar="MODEL", help="folder of a model, or its Hub id; any head gives way"
+    )
+    # What isn't given is left to EvaluationSection.
+    for flag, kind, metavar, text in (
+        ("--tasks", str, "TASK", "tasks of GLUE (all but wnli)"),
+        ("--seeds", int, "N", "one run of each task with each (0 1 2)"),
+        ("--learning-rates", float, "RATE", "to choose from (5e-5)"),
+        ("--epochs", float, "N", "to choose from (3)"),
+        ("--batch-sizes", int, "ROWS", "to choose from (32)"),
+    ):
+        evaluate.add_argument(
+            flag, type=kind, nargs="*", default=argparse.SUPPRESS, metavar=metavar, help=text
+        )
+    for flag, kind, metavar, text in (
+        ("--data", str, "DIR", "holds a folder for each task ($KDNAS_DATA/glue, else the Hub)"),
+        ("--held-out", float, "PART", "of the training rows, where there is a choice (0.1)"),
+        ("--max-length", int, "TOKENS", "kept of a row (128)"),
+        ("--precision", str, "NAME", "auto, fp32 or bf16 (auto)"),
+    ):
+        evaluate.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=metavar, help=text)
+    evaluate.add_argument("--published", action="store_true", help="put published models into the table")
+    evaluate.add_argument("--output-dir", metavar="DIR", help="folder of the results (runs/evaluate-NAME)")
+    _add_folder_choice(evaluate)
 
 
 def _recipe_help() -> str:
@@ -253,6 +287,30 @@ def _latency(options: argparse.Namespace) -> None:
     from hf_kdnas import workflows
 
     print(workflows.latency(options.model, reference=options.reference, section=section))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from hf_kdnas.recipe import EvaluationSection
+
+    names = {each.name for each in dataclasses.fields(EvaluationSection)}
+    section = EvaluationSection(**{name: value for name, value in vars(options).items() if name in names})
+    from hf_kdnas import workflows
+    from hf_kdnas.evaluation.table import render_table
+    from hf_kdnas.processes import leave_processes
+
+    try:
+        results = workflows.evaluate(
+            options.model,
+            section,
+            output_dir=options.output_dir,
+            published=options.published,
+            resume=options.resume,
+            overwrite=options.overwrite,
+        )
+    finally:
+        leave_processes()
+    if results:
+        print(render_table(results, published=options.published))
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
 from hf_kdnas.baselines import BASELINES
-from hf_kdnas.recipe_checks import OBJECTIVE_NAMES, check_recipe
+from hf_kdnas.metrics import GLUE
+from hf_kdnas.recipe_checks import OBJECTIVE_NAMES, check_evaluation, check_recipe
 from hf_kdnas.recipe_files import Option, fingerprint, read_recipe, to_yaml, walk_options
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ConstraintsSection",
     "DataSection",
     "DistillationSection",
+    "EvaluationSection",
     "ExportSection",
     "LatencySection",
     "Recipe",
@@ -344,6 +346,37 @@ class Recipe:
         if not self.output_dir:
             object.__setattr__(self, "output_dir", f"runs/{self.name}")
         check_recipe(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSection:
+    """How `kdnas evaluate` fine-tunes and scores a model; it stands by itself, not in a recipe.
+
+    Raises:
+        InvalidInput: If a value is outside its limits, or a list is empty or names something twice.
+    """
+
+    data: str | None = _option(
+        None,
+        "folder that holds a folder for each task, laid out as on the Hub; null takes a task from "
+        "$KDNAS_DATA/glue, else from the Hub's nyu-mll/glue",
+    )
+    tasks: list[str] = _option([name for name in GLUE if name != "wnli"], "tasks of GLUE")
+    seeds: list[int] = _option([0, 1, 2], "one run of each task with each", least=0, most=2**32 - 1)
+    learning_rates: list[float] = _option([5e-5], "highest learning rates to choose from", above=0)
+    epochs: list[float] = _option([3.0], "passes over the training rows to choose from", above=0)
+    batch_sizes: list[int] = _option([32], "rows per step to choose from", least=1)
+    held_out: float = _option(
+        0.1,
+        "part of the training rows that is held out to choose by, where there is a choice",
+        above=0,
+        most=0.5,
+    )
+    max_length: int = _option(128, "tokens kept of a row, at most as many as the model takes", least=8)
+    precision: Literal["auto", "fp32", "bf16"] = _option("auto", "arithmetic of the training, as in a recipe")
+
+    def __post_init__(self) -> None:
+        check_evaluation(self)
 
 
 def load_recipe(path_or_name: str, overrides: list[str] | None = None) -> Recipe:

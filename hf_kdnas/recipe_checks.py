@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.baselines import BASELINES
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.metrics import GLUE
 from hf_kdnas.recipe_files import nearest, walk_options
 
 if TYPE_CHECKING:
-    from hf_kdnas.recipe import DataSection, Recipe, SearchSection
+    from hf_kdnas.recipe import DataSection, EvaluationSection, Recipe, SearchSection
 
 OBJECTIVE_NAMES = (
     "logits",
@@ -90,6 +91,22 @@ def check_section(section: Any, prefix: str = "") -> None:
     """
     for option in walk_options(section, prefix):
         option.check()
+
+
+def check_evaluation(section: EvaluationSection) -> None:
+    """Check the settings of an evaluation as far as it can be without the model and the data.
+
+    Raises:
+        InvalidInput: Naming the first value that can't be used.
+    """
+    for name in ("tasks", "seeds", "learning_rates", "epochs", "batch_sizes"):
+        values = getattr(section, name)
+        if not values or len(set(values)) < len(values):
+            raise InvalidInput(name, values, "must hold at least one, and each once", "Change the list.")
+    for name in section.tasks:
+        if name not in GLUE:
+            raise InvalidInput("tasks", name, f"tasks of GLUE are {', '.join(GLUE)}", nearest(name, GLUE))
+    check_section(section)
 
 
 # How many text columns a task has, and which.

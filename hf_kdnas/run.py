@@ -79,13 +79,20 @@ class RunFolder:
         self.path = path
 
     def open(
-        self, recipe_yaml: str, fingerprint: str, *, resume: bool = False, overwrite: bool = False
+        self,
+        recipe_yaml: str,
+        fingerprint: str,
+        *,
+        name: str = "recipe.yaml",
+        resume: bool = False,
+        overwrite: bool = False,
     ) -> None:
         """Make the folder, or go on in it if it belongs to the same recipe.
 
         Args:
             recipe_yaml: The resolved recipe, kept in the folder.
             fingerprint: Identifies the recipe.
+            name: The file that it is kept in.
             resume: Go on with this recipe in a folder that another one began.
             overwrite: Delete what an earlier run left there.
 
@@ -101,7 +108,7 @@ class RunFolder:
             raise InvalidInput(
                 "output_dir",
                 str(self.path),
-                "it holds the run of another recipe",
+                "it holds the run of other settings",
                 "Choose another folder, go on with --resume, or start again with --overwrite.",
             )
         elif identity is None and self.path.exists() and any(self.path.iterdir()):
@@ -112,7 +119,7 @@ class RunFolder:
                 "Choose another folder.",
             )
         write_json(self.path / "run.json", {"fingerprint": fingerprint})
-        write_text(self.path / "recipe.yaml", recipe_yaml)
+        write_text(self.path / name, recipe_yaml)
 
     def _identity(self) -> dict[str, Any] | None:
         """What `open` wrote; None where there is no such file, or another program's of that name."""

@@ -157,6 +157,35 @@ def with_task_head(config: PretrainedConfig, task: TaskData) -> PretrainedConfig
     return config
 
 
+def load_model(section: TeacherSection, task: TaskData, seed: int) -> PreTrainedModel:
+    """A model with a head for the task, as it is before any fine-tuning.
+
+    Args:
+        section: The recipe's teacher; without `fine_tune` it must have that head.
+        task: The task.
+        seed: Decides whatever the model lacks.
+
+    Raises:
+        InvalidInput: If it can't be loaded.
+    """
+    import torch
+    from accelerate import PartialState
+
+    torch.manual_seed(seed)
+    with _quiet():
+        model: PreTrainedModel = _from_pretrained(
+            task.head_class,
+            section,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=resolve_attention(PartialState().device, section.attn_implementation),
+            # A head of another task gives way to a new one.
+            ignore_mismatched_sizes=section.fine_tune is not None,
+            **({} if section.fine_tune is None else task.config_fields()),
+        )
+    return model
+
+
 def prepare_teacher(
     section: TeacherSection, task: TaskData, seed: int, narrator: Narrator
 ) -> PreTrainedModel:
@@ -171,23 +200,7 @@ def prepare_teacher(
         seed: Decides the new head and the order of the rows.
         narrator: Tells how it goes on.
     """
-    import torch
-    from accelerate import PartialState
-
-    fields = {} if section.fine_tune is None else task.config_fields()
-    attention = resolve_attention(PartialState().device, section.attn_implementation)
-    torch.manual_seed(seed)
-    with _quiet():
-        teacher: PreTrainedModel = _from_pretrained(
-            task.head_class,
-            section,
-            use_safetensors=True,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            # A head of another task gives way to a new one.
-            ignore_mismatched_sizes=section.fine_tune is not None,
-            **fields,
-        )
+    teacher = load_model(section, task, seed)
     if section.fine_tune is not None:
         key = settings_hash(
             weights_hash(teacher), rows_hash(task.train), asdict(section.fine_tune), seed, task.kind

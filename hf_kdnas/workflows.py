@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.comparison import compare
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.evaluation.runs import Evaluation
+from hf_kdnas.evaluation.suite import load_suite
+from hf_kdnas.evaluation.table import render_table
 from hf_kdnas.hub.card import render_card
 from hf_kdnas.materials import check_room_for_signals
 from hf_kdnas.plan import Plan, plan_distillation, plan_search
 from hf_kdnas.processes import join_processes
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
+from hf_kdnas.recipe_files import fingerprint, to_yaml
 from hf_kdnas.report import render_report
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.results import Findings
-from hf_kdnas.run import RunFolder, require_writable
+from hf_kdnas.run import RunFolder, require_writable, write_json, write_text
 from hf_kdnas.search.driver import JOURNAL, SearchDriver
 from hf_kdnas.search.mini_kd import MiniKD, proxy_rows
 from hf_kdnas.search.reward import by_merit, choose_winner
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from hf_kdnas.architecture import Architecture
-    from hf_kdnas.recipe import LatencySection, Recipe
+    from hf_kdnas.recipe import EvaluationSection, LatencySection, Recipe
     from hf_kdnas.search.study import Candidate
     from hf_kdnas.space import SearchSpace
 
@@ -126,6 +130,49 @@ def latency(model: str, *, reference: str | None, section: LatencySection) -> st
     return str(report)
 
 
+def evaluate(
+    model: str,
+    section: EvaluationSection,
+    *,
+    output_dir: str | None = None,
+    published: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Fine-tune and score a model over tasks of GLUE; write `results.json` and `table.md`.
+
+    The same call goes on where an earlier one stopped.
+
+    Args:
+        model: Folder or Hub id of a model, with or without a head.
+        section: Tasks, seeds and grid.
+        output_dir: Folder of the results; None means runs/evaluate-NAME.
+        published: Put published models into the table.
+        resume: Go on in an output folder that other settings began.
+        overwrite: Begin again in the output folder.
+
+    Returns:
+        What `results.json` holds; on other ranks than the first, an empty dict.
+
+    Raises:
+        InvalidInput: If the model or a task can't be used.
+    """
+    processes = join_processes()
+    suite = load_suite(model, section)
+    folder = RunFolder(Path(output_dir or f"runs/evaluate-{Path(model).name}"))
+    if processes.is_main_process:
+        settings = {"model": model, **asdict(section)}
+        identity = fingerprint({"workflow": "evaluate", **settings}, leave_out=())
+        folder.open(to_yaml(settings), identity, name="evaluation.yaml", resume=resume, overwrite=overwrite)
+    processes.wait_for_everyone()
+    results = Evaluation(suite, folder, processes).run()
+    if processes.is_main_process:
+        write_json(folder / "results.json", results)
+        write_text(folder / "table.md", render_table(results, published=published) + "\n")
+    processes.wait_for_everyone()
+    return results if processes.is_main_process else {}
+
+
 def report(run_dir: Path) -> Path:
     """Render a run's report and model card again, from its results.json alone."""
     render_card(run_dir)
@@ -137,8 +184,8 @@ def _open_folder(plan: Plan, processes: PartialState, resume: bool, overwrite: b
     recipe = plan.recipe
     folder = RunFolder(Path(recipe.output_dir))
     if processes.is_main_process:
-        fingerprint = recipe_fingerprint(recipe, plan.workflow)
-        folder.open(recipe_to_yaml(recipe), fingerprint, resume=resume, overwrite=overwrite)
+        identity = recipe_fingerprint(recipe, plan.workflow)
+        folder.open(recipe_to_yaml(recipe), identity, resume=resume, overwrite=overwrite)
         require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
         if recipe.search.storage and is_database(recipe.search.storage):
             database(recipe.search.storage)  # refuses now what it can't open

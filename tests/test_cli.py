@@ -14,7 +14,7 @@ import yaml
 import hf_kdnas
 from hf_kdnas import cli
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.recipe import LatencySection
+from hf_kdnas.recipe import EvaluationSection, LatencySection
 from hf_kdnas.resources import recipe_file, recipe_names
 
 RESULTS = {
@@ -24,6 +24,13 @@ RESULTS = {
     "speedup": 4.0,
     "retained": 0.9778,
     "constraints_met": True,
+}
+
+EVALUATED = {
+    "model": "runs/my/student",
+    "parameters": 7_100_000,
+    "seeds": [0],
+    "tasks": {"sst2": {"scores": {"validation": {"accuracy": [0.912]}}}},
 }
 
 
@@ -40,12 +47,16 @@ def workflows(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
         calls.append((model, reference, section))
         return "2.5 ms"
 
+    def evaluate(model: str, section: EvaluationSection, **options: Any) -> dict[str, Any]:
+        calls.append((model, section, options))
+        return EVALUATED
+
     def report(run_dir: Path) -> Path:
         calls.append((run_dir,))
         return run_dir / "report.html"
 
     fake = types.ModuleType("hf_kdnas.workflows")
-    fake.search, fake.latency, fake.report = search, latency, report  # type: ignore[attr-defined]
+    vars(fake).update(search=search, latency=latency, report=report, evaluate=evaluate)
     monkeypatch.setitem(sys.modules, "hf_kdnas.workflows", fake)
     monkeypatch.setattr(hf_kdnas, "workflows", fake, raising=False)
     return types.SimpleNamespace(module=fake, calls=calls)
@@ -125,6 +136,9 @@ def test_settings_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
         (["recipes", "copy", "quickstart", __file__], "it exists"),
         (["recipes", "copy", "quickstart", "/dev/null/quickstart.yaml"], "it can't be written"),
         (["latency", "model", "--rounds", "1"], "at least 5"),
+        (["evaluate", "model", "--tasks", "sst-2"], "Did you mean sst2?"),
+        (["evaluate", "model", "--seeds"], "seeds: got []"),
+        (["evaluate", "no/such/model", "--tasks", "sst2"], "model: got 'no/such/model'"),
         (["report", "no/such/run"], "no results.json"),
     ],
 )
@@ -139,7 +153,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert shown.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["search"], ["nothing"], ["env", "--seed", "3"]])
+@pytest.mark.parametrize("arguments", [[], ["search"], ["evaluate"], ["nothing"], ["env", "--seed", "3"]])
 def test_a_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
@@ -219,6 +233,41 @@ def test_latency_hands_over_its_target(workflows: types.SimpleNamespace) -> None
 def test_latency_has_the_recipes_defaults(workflows: types.SimpleNamespace) -> None:
     assert cli.main(["latency", "student"]) == 0
     assert workflows.calls == [("student", None, LatencySection())]
+
+
+def test_evaluate_hands_over_what_is_given(
+    workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "student", "--tasks", "sst2", "rte", "--seeds", "7", "--learning-rates", "1e-5"]
+    arguments += [
+        "--learning-rates",
+        "2e-5",
+        "3e-5",
+        "--held-out",
+        "0.2",
+        "--data",
+        "glue",
+        "--output-dir",
+        "out",
+    ]
+    assert cli.main([*arguments, "--resume", "--published"]) == 0
+    section = EvaluationSection(
+        data="glue", tasks=["sst2", "rte"], seeds=[7], learning_rates=[2e-5, 3e-5], held_out=0.2
+    )
+    options = {"output_dir": "out", "published": True, "resume": True, "overwrite": False}
+    assert workflows.calls == [("student", section, options)]
+    shown = capsys.readouterr().out
+    assert "91.2" in shown
+    assert "BERT-base" in shown
+
+
+def test_evaluate_has_the_sections_defaults(
+    workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", "student"]) == 0
+    options = {"output_dir": None, "published": False, "resume": False, "overwrite": False}
+    assert workflows.calls == [("student", EvaluationSection(), options)]
+    assert "BERT-base" not in capsys.readouterr().out
 
 
 def test_report_renders_a_finished_run(

@@ -1,0 +1,149 @@
+"""Train one model by a plain loop on one device: for ranks that each train a model of their own.
+
+Trainer spreads every step over all ranks. Here they share nothing, and so may train other shapes, on other
+rows, for other numbers of steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import get_linear_schedule_with_warmup
+
+from hf_kdnas.distill.capture import Capture, forward_signals
+from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler, spread_rows
+from hf_kdnas.precision import autocast
+from hf_kdnas.slicing import move_to
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from hf_kdnas.distill.criterion import DistillationCriterion
+    from hf_kdnas.distill.objectives import Signals
+    from hf_kdnas.progress import Narrator
+    from hf_kdnas.recipe import TrainingSection
+    from hf_kdnas.tasks import Row
+
+
+def train_alone(
+    student: PreTrainedModel,
+    criterion: DistillationCriterion,
+    section: TrainingSection,
+    rows: Sequence[Row],
+    collator: DistillationCollator,
+    device: torch.device,
+    *,
+    teacher: PreTrainedModel | None = None,
+    seed: int,
+    narrator: Narrator,
+    what: str,
+) -> None:
+    """Train a model in place, without checkpoints; it is left on the device, in training mode.
+
+    Args:
+        student: The model.
+        criterion: The loss; what it learns is trained, too.
+        section: How long and how fast; its `training_arguments` are Trainer's and play no part.
+        rows: Tokenised training rows.
+        collator: Makes batches, with the teacher's signals where they are cached.
+        device: Where to train.
+        teacher: Gives the signals that no batch brings; None where the criterion needs none.
+        seed: Decides dropout, the order of the rows, and what `collator` draws.
+        narrator: Tells how it goes on.
+        what: Names the model there.
+    """
+    move_to(student, device)
+    criterion.to(device)
+    parameters = [*student.parameters(), *criterion.parameters()]
+    optimiser = torch.optim.AdamW(
+        parameters, lr=section.learning_rate, weight_decay=section.weight_decay, fused=True
+    )
+    steps = _steps(section, len(rows))
+    warmup = math.ceil(section.warmup_fraction * steps)
+    schedule = get_linear_schedule_with_warmup(optimiser, warmup, steps)
+    read = _reader(student, criterion, teacher, device, section.precision)
+    batches = (_to_device(batch, device) for batch in _batches(section, rows, collator, seed))
+    with torch.random.fork_rng(), narrator.loop(what, steps) as progress:
+        torch.manual_seed(seed)
+        if criterion.teacher_signals:
+            sample = _to_device(collator(spread_rows(rows)), device)
+            student.eval()
+            with torch.no_grad():
+                criterion.calibrate(*read(sample), sample)
+        student.train()
+        for step in range(steps):
+            micro_batches = list(itertools.islice(batches, section.gradient_accumulation_steps))
+            criterion.progress = step / steps
+            counts = _joined(criterion.counts(batch) for batch in micro_batches)
+            for batch in micro_batches:
+                loss, _ = criterion(*read(batch), batch, counts)
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, section.max_grad_norm)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            progress(step + 1, "")
+
+
+def _steps(section: TrainingSection, rows: int) -> int:
+    batches = math.ceil(rows / section.batch_size)
+    return max(1, math.ceil(section.epochs * batches / section.gradient_accumulation_steps))
+
+
+def _reader(
+    student: PreTrainedModel,
+    criterion: DistillationCriterion,
+    teacher: PreTrainedModel | None,
+    device: torch.device,
+    precision: str,
+) -> Callable[[dict[str, Any]], tuple[Signals, Signals]]:
+    """A function that gives the signals of student and teacher on a batch."""
+    captured = Capture(student, criterion.student_signals)
+    needed = criterion.teacher_signals
+    wanted = Capture(teacher, needed) if teacher is not None and needed else None
+
+    def read(batch: dict[str, Any]) -> tuple[Signals, Signals]:
+        with autocast(device, precision):
+            signals = forward_signals(student, captured, batch)
+            if teacher is None or wanted is None or "teacher" in batch:
+                return signals, batch.get("teacher", {})
+            return signals, _without_gradient(teacher, wanted, batch)
+
+    return read
+
+
+def _batches(
+    section: TrainingSection, rows: Sequence[Row], collator: DistillationCollator, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Batches of one epoch after another, without end."""
+    sampler = LengthGroupedSampler([len(row["input_ids"]) for row in rows], section.batch_size, seed)
+    for epoch in itertools.count():
+        sampler.set_epoch(epoch)
+        for indices in sampler.batches():
+            yield collator([rows[index] for index in indices])
+
+
+def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        name: _to_device(value, device) if isinstance(value, dict) else value.to(device)
+        for name, value in batch.items()
+    }
+
+
+@torch.no_grad()
+def _without_gradient(teacher: PreTrainedModel, capture: Capture, batch: dict[str, Any]) -> dict[str, Tensor]:
+    return forward_signals(teacher, capture, batch)
+
+
+def _joined(counts: Iterator[Any]) -> dict[str, Any]:
+    """Units of each objective over all micro-batches of a step."""
+    total: dict[str, Any] = {}
+    for each in counts:
+        for name, count in each.items():
+            total[name] = total.get(name, 0) + count
+    return total

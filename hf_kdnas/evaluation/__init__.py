@@ -1,0 +1,1 @@
+"""Fine-tune and score a model over the tasks of GLUE."""

@@ -1,0 +1,167 @@
+"""What an evaluation is of: a model and tasks of GLUE, checked before any of them is fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from hf_kdnas.content import rows_hash, settings_hash, weights_hash
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
+from hf_kdnas.metrics import GLUE
+from hf_kdnas.recipe import DataSection, EvaluationSection, TeacherSection, TrainingSection
+from hf_kdnas.resources import resolve_data
+from hf_kdnas.tasks import Classification, TaskData, load_task
+from hf_kdnas.teacher import load_config, load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Training rows that a task is looked at with before the work begins: all of them take minutes to read.
+LOOKED_AT = 1000
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A model and its tasks.
+
+    Attributes:
+        model: Where the model is.
+        section: The settings.
+        tokenizer: The model's.
+        longest: Most tokens that the model takes.
+        reporting: By task and split, the rows to report on, beside some of the training rows.
+        parameters: Number of the model's parameters, without a head.
+        keys: For each task a hash of what its scores follow from, besides what differs between its runs.
+    """
+
+    model: TeacherSection
+    section: EvaluationSection
+    tokenizer: PreTrainedTokenizerBase
+    longest: int
+    reporting: dict[str, dict[str, TaskData]]
+    parameters: int
+    keys: dict[str, str]
+
+    def training(self, task: str) -> TaskData:
+        """A task with all its training rows; its selection rows are those that are held out."""
+        return _load(task, GLUE[task].splits[0], self.section, self.tokenizer, self.longest)
+
+    def start(self, task: TaskData, seed: int) -> PreTrainedModel:
+        """The model with a new head: one that it brings, of whatever task, plays no part.
+
+        Args:
+            task: The task.
+            seed: Decides the head.
+        """
+        loaded = load_model(self.model, task, seed)
+        torch.manual_seed(seed)
+        model: PreTrainedModel = type(loaded)(loaded.config)
+        model.base_model.load_state_dict(loaded.base_model.state_dict())
+        return model
+
+
+def load_suite(model: str, section: EvaluationSection) -> Suite:
+    """Load what is cheap, and check that all else can be.
+
+    Args:
+        model: Folder or Hub id of a model, with or without a head.
+        section: The settings.
+
+    Raises:
+        InvalidInput: If the model can't be fine-tuned, or a task's data are not there or not as they
+            should be.
+    """
+    # It is fine-tuned here, whatever these settings are: any head will do.
+    asked = TeacherSection(model=model, fine_tune=TrainingSection())
+    with _named(lambda field: field.replace("teacher.model", "model")):
+        config = load_config(asked, Classification.head)
+        tokenizer = load_tokenizer(asked, config)
+    longest = get_family(config).max_length(config)
+    reporting = {
+        task: {
+            split: _load(task, split, section, tokenizer, longest, limit=LOOKED_AT)
+            for split in GLUE[task].splits
+        }
+        for task in section.tasks
+    }
+    some_task = next(iter(reporting[section.tasks[0]].values()))
+    with _named(lambda field: field.replace("teacher.model", "model")):
+        base = cast("PreTrainedModel", load_model(asked, some_task, seed=0).base_model)
+    weights = weights_hash(base)
+    keys = {
+        task: settings_hash(
+            weights,
+            asdict(TrainingSection(precision=section.precision)),
+            [_rows_key(each) for each in splits.values()],
+        )
+        for task, splits in reporting.items()
+    }
+    return Suite(asked, section, tokenizer, longest, reporting, base.num_parameters(), keys)
+
+
+def _rows_key(task: TaskData) -> list[str]:
+    return [rows_hash(rows) for rows in (task.train, task.selection, task.reporting)]
+
+
+def _load(
+    task: str,
+    split: str,
+    section: EvaluationSection,
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    limit: int | None = None,
+) -> TaskData:
+    known, path = GLUE[task], _path(task, section.data)
+    data = DataSection(
+        path=path,
+        data_files=_files(path, ("train", split)),
+        text=list(known.text),
+        label="label",
+        labels=list(known.labels) or None,
+        metric=known.metrics[0],
+        reporting_split=split,
+        selection_fraction=section.held_out,
+        # SST-2 holds the phrases of its sentences. With a limit the split is not what counts.
+        group_contained=task == "sst2" and limit is None,
+        max_length=section.max_length,
+        limit=limit,
+    )
+    with _named(lambda field: f"{task}: {field}"):
+        # What a recipe's metric brings beside it is not what GLUE reports.
+        return replace(load_task(data, tokenizer, max_length=longest), metrics=known.metrics)
+
+
+def _path(task: str, folder: str | None) -> str:
+    if folder is None:
+        return f"data:glue/{task}"
+    root = Path(folder).expanduser()
+    if not (root / task).is_dir():
+        found = sorted(each.name for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
+        raise InvalidInput(
+            "data",
+            folder,
+            f"it has no folder {task}; there are {', '.join(found) or 'none'}",
+            "Give the folder that holds one for each task, or choose other tasks.",
+        )
+    return str(root / task)
+
+
+def _files(path: str, splits: tuple[str, ...]) -> dict[str, str] | None:
+    """Files of splits in a local folder: by itself, datasets takes both of MNLI's for `validation`."""
+    local = Path(resolve_data(path)[0]).is_dir()
+    return {split: f"{split}[.-]*" for split in splits} if local else None
+
+
+@contextmanager
+def _named(rename: Callable[[str], str]) -> Iterator[None]:
+    """Name a recipe's setting as it is called here."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(rename(error.field), error.given, error.allowed, error.remedy) from error

@@ -217,7 +217,11 @@ def test_fill_mask(tiny_project: Path) -> None:
         "--distillation.objectives",
         "{mlm: {}, hidden: {}, task: {}}",
         "--distillation.training.epochs",
-        "10",
+        "60",
+        "--distillation.training.learning_rate",
+        "5e-3",
+        "--search.constraints.retained",
+        "0.6",
     )
     card = _check(tiny_project, results, "fill-mask", "fill-mask", "MaskedLM")
     assert results["teacher"]["quality"] > 0.5

@@ -19,7 +19,7 @@ def onnx_file(model: str, scratch: Path, *, precision: str) -> Path:
     """The ONNX file of a model.
 
     Args:
-        model: A folder with `onnx/model.onnx` or `model.onnx`, or with a model that has a task head; a
+        model: A folder with `onnx/model.onnx` or `model.onnx`, or with a model, with or without a head; a
             Hub id; an ONNX file, which is taken as it is.
         scratch: Where to export or quantise to, if need be.
         precision: `fp32` or `int8`.
@@ -74,8 +74,9 @@ def _export(model: str, scratch: Path) -> Path:
 
 
 def _head_class(architectures: list[str]) -> Any:
-    """The Auto class of a model's head; a model without one is timed as a classifier."""
+    """The Auto class of a model's head; a model whose head isn't known is timed without it."""
     import transformers
 
     heads = [head for head in TASKS if any(name.endswith(head) for name in architectures)]
-    return getattr(transformers, f"AutoModel{(heads or list(TASKS))[0]}")
+    head = heads[0] if heads else ""
+    return getattr(transformers, f"AutoModel{head.removesuffix('Model')}")

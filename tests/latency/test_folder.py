@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import BertForQuestionAnswering, BertForTokenClassification, BertModel
+from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForTokenClassification, BertModel
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.latency import folder
@@ -52,7 +52,8 @@ def test_any_head_is_exported_as_what_it_is(tiny_bert_config, tmp_path: Path) ->
     outputs = {
         BertForTokenClassification: ["logits"],
         BertForQuestionAnswering: ["start_logits", "end_logits"],
-        BertModel: ["logits"],  # without a head it is timed as a classifier
+        BertForMaskedLM: ["logits"],
+        BertModel: ["last_hidden_state"],
     }
     for head, names in outputs.items():
         head(tiny_bert_config).save_pretrained(tmp_path / head.__name__)

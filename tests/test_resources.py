@@ -61,6 +61,7 @@ def test_data_come_from_the_folder_or_else_the_hub(tmp_path: Path, monkeypatch: 
     assert resources.resolve_data("data:glue/cola") == ("nyu-mll/glue", "cola")
     monkeypatch.delenv("KDNAS_DATA")
     assert resources.resolve_data("data:glue/sst2") == ("nyu-mll/glue", "sst2")
+    assert resources.resolve_data("data:text/wikitext-2") == ("Salesforce/wikitext", "wikitext-2-raw-v1")
     assert resources.resolve_data("org/data") == ("org/data", None)
 
 
@@ -90,3 +91,14 @@ def test_the_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("KDNAS_CACHE")
     monkeypatch.setenv("HOME", "/home/someone")
     assert resources.cache_dir() == Path("/home/someone/.cache/hf_kdnas")
+
+
+def test_files_of_one_data_set_share_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("wiki.train.txt.gz", "wiki.validation.txt.gz", "wiki-other.train.txt", "wikitext.txt"):
+        (tmp_path / name).touch()
+    found = resources.split_files(tmp_path / "wiki")
+    assert found == {split: tmp_path / f"wiki.{split}.txt.gz" for split in ("train", "validation")}
+    assert resources.split_files(tmp_path / "wikitext") == {}
+    assert resources.split_files(tmp_path / "none" / "wiki") == {}
+    monkeypatch.setenv("KDNAS_DATA", str(tmp_path))
+    assert resources.resolve_data("data:wiki") == (str(tmp_path / "wiki"), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,22 @@ def test_a_split_of_its_own_is_left_whole(tmp_path: Path) -> None:
     assert texts(splits.reporting) == {row["text"] for row in ROWS[150:]}
     with pytest.raises(InvalidInput, match=r"data\.reporting_split.*splits are train, validation"):
         load_splits(DataSection(path=str(tmp_path / "data"), reporting_split="dev"))
+
+
+def test_files_that_share_a_beginning_are_splits(tmp_path: Path) -> None:
+    """Lines of text, of which the empty ones are left out where no labels belong to them."""
+    for split, words in (("train", "one\n\ntwo\nthree\nfour"), ("validation", "five\n \nsix")):
+        with gzip.open(tmp_path / f"novels.{split}.txt.gz", "wt", encoding="utf-8") as file:
+            file.write(words)
+    data = DataSection(
+        path=str(tmp_path / "novels"),
+        task="fill-mask",
+        reporting_split="validation",
+        selection_fraction=0.25,
+    )
+    splits = load_splits(data)
+    assert sorted(splits.train["text"] + splits.selection["text"]) == ["four", "one", "three", "two"]
+    assert splits.reporting["text"] == ["five", "six"]
 
 
 def test_files_named_by_split(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def train(
     *,
     seed: int,
     teacher: PreTrainedModel | TeacherSignals | None = None,
+    teacher_dtype: str = "auto",
     projection: Tensor | None = None,
     narrator: Narrator,
     what: str,
@@ -50,7 +51,8 @@ def train(
         checkpoints: Folder for an epoch's checkpoint; removed at the end.
         seed: Decides dropout and the order of the rows.
         teacher: What `DistillationTrainer` takes.
-        projection: The same.
+        teacher_dtype: What a live one computes in.
+        projection: What `DistillationTrainer` takes.
         narrator: Tells how it goes on.
         what: Names the model there and in trackers.
         report_to: Trackers.
@@ -61,6 +63,7 @@ def train(
         section,
         checkpoints,
         objectives=dict(objectives),
+        teacher_dtype=teacher_dtype,
         seed=seed,
         report_to=list(report_to),
         run_name=what,

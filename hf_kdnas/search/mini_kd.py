@@ -16,7 +16,7 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler, spread_rows
-from hf_kdnas.precision import autocast
+from hf_kdnas.precision import autocast, teacher_precision
 from hf_kdnas.slicing import move_to
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class MiniKD:
         seed: Decides drawn weights, dropout and the order of the rows, the same for all candidates.
         score: Quality of a student on the selection split.
         device: Where to train.
+        teacher_dtype: What a live teacher computes in.
     """
 
     initialiser: Initialiser
@@ -59,6 +60,7 @@ class MiniKD:
     seed: int
     score: Callable[[PreTrainedModel], float]
     device: torch.device
+    teacher_dtype: str = "auto"
 
     def run(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, float]]:
         """Distil the candidates of an episode, and give each one's quality as soon as it is known."""
@@ -113,6 +115,7 @@ class MiniKD:
         def read(batch: dict[str, Any]) -> tuple[Signals, Signals]:
             with autocast(self.device, self.section.precision):
                 signals = forward_signals(student, captured, batch)
+            with autocast(self.device, teacher_precision(self.teacher_dtype, self.section.precision)):
                 return signals, batch.get("teacher") or _without_gradient(teacher, wanted, batch)
 
         return read

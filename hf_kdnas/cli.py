@@ -229,7 +229,11 @@ def _summary(results: Mapping[str, Any], folder: Path) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines.append(f"{results['speedup']:.2f} times as fast, keeps {results['retained']:.1%} of the {metric}")
+    retained = results["retained"]
+    kept = (
+        f"keeps {retained:.1%} of the {metric}" if retained is not None else "nothing of its teacher to keep"
+    )
+    lines.append(f"{results['speedup']:.2f} times as fast, {kept}")
     if not results["constraints_met"]:
         lines.append("No finalist met all constraints of the recipe; this one came nearest.")
     lines += [f"student  {folder / 'student'}", f"report   {folder / 'report.html'}"]

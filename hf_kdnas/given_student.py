@@ -13,6 +13,9 @@ from hf_kdnas.resources import resolve_path
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+# A student takes over the teacher's config but for its shape: embeddings of another size would be drawn anew.
+_ALIKE = ("model_type", "vocab_size", "max_position_embeddings", "type_vocab_size")
+
 
 def is_model(student: str) -> bool:
     """Whether a recipe's `student` is a model with weights of its own, not the name or key of a shape."""
@@ -33,7 +36,7 @@ def student_architecture(student: str, teacher: PretrainedConfig) -> Architectur
         teacher: The teacher's config.
 
     Raises:
-        InvalidInput: If there is no such model, or it is of another type or vocabulary than the teacher.
+        InvalidInput: If there is no such model, or its type or its embeddings are not the teacher's.
     """
     if not is_model(student):
         return baseline_architecture(student, Architecture.from_config(teacher))
@@ -48,12 +51,13 @@ def student_architecture(student: str, teacher: PretrainedConfig) -> Architectur
             f"must be {', '.join(BASELINES)}, a key like 4L-312H-1200F-12A-gelu, a model's folder or Hub id",
             " ".join(str(error).split()),
         ) from error
-    for name in ("model_type", "vocab_size"):
-        if getattr(config, name) != getattr(teacher, name):
+    for name in _ALIKE:
+        ours, theirs = getattr(config, name, None), getattr(teacher, name, None)
+        if ours != theirs:
             raise InvalidInput(
                 "student",
-                f"{student} ({name} {getattr(config, name)})",
-                f"the teacher's {name} is {getattr(teacher, name)}",
+                f"{student} ({name} {ours})",
+                f"the teacher's {name} is {theirs}",
                 "Choose a student of the teacher's type, with its tokenizer.",
             )
     return Architecture.from_config(config)

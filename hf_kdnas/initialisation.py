@@ -12,7 +12,7 @@ import torch
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.importance import sensitivity
 from hf_kdnas.projection import ResidualStream, project_student, residual_stream
-from hf_kdnas.slicing import new_student, reorder_by_importance, require_fit, slice_student
+from hf_kdnas.slicing import new_student, reorder_by_importance, slice_student
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,15 +96,6 @@ class Initialiser:
             if self.stream is None:
                 return slice_student(self.teacher, architecture)
             return project_student(self.teacher, architecture, self.stream)
-
-    def check(self, architecture: Architecture) -> None:
-        """Refuse a shape that can't be made.
-
-        Raises:
-            InvalidInput: If a sliced or projected student does not fit into the teacher.
-        """
-        if self.method in ("slice", "project"):
-            require_fit(self.teacher, architecture)
 
     def projection(self, architecture: Architecture) -> Tensor | None:
         """The fixed map from teacher to student states, (teacher hidden, hidden), where there is one.

@@ -14,12 +14,14 @@ import torch
 
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler
-from hf_kdnas.distill.signals import TeacherSignals, check_room, signals_key, teacher_hash
+from hf_kdnas.distill.signal_files import check_room, occupied, unfinished_folder
+from hf_kdnas.distill.signal_keys import signals_key, teacher_hash
+from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import reads_tokens
 from hf_kdnas.given_student import load_student
 from hf_kdnas.initialisation import Initialiser
-from hf_kdnas.precision import resolve_precision
+from hf_kdnas.precision import resolve_precision, teacher_precision
 from hf_kdnas.processes import from_first
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.teacher import prepare_teacher
@@ -88,14 +90,15 @@ def check_room_for_signals(plan: Plan) -> None:
     """Refuse, before the teacher is fine-tuned, signals that the disk has no room for.
 
     Whether the cache has them already is known for certain only once the teacher is there: where it has
-    some of the same rows and names, `TeacherSignals.build` decides.
+    some of the same rows and names, or a build was begun there, `TeacherSignals.build` decides.
 
     Raises:
         InvalidInput: If there is too little room (says how much is needed).
     """
     size = _kept_size(plan)
     if size and not _may_be_kept(plan):
-        check_room(size, _signals_folder("new"))
+        begun = sum(map(occupied, _signals_folder("").glob(unfinished_folder(Path("*")).name)))
+        check_room(size - begun, _signals_folder("new"))
 
 
 def _may_be_kept(plan: Plan) -> bool:
@@ -127,8 +130,8 @@ def prepare_signals(
     ids = [row["input_ids"] for row in rows]
     types = [row["token_type_ids"] for row in rows] if "token_type_ids" in rows[0] else None
     teacher = initialiser.teacher
-    compute = resolve_precision(processes.device, distillation.training.precision)
-    compute = "bf16" if compute == "bf16" else "fp32"
+    asked = teacher_precision(plan.recipe.teacher.dtype, distillation.training.precision)
+    compute = resolve_precision(processes.device, asked)
     key = signals_key(teacher_hash(teacher), ids, names, "fp16", token_type_ids=types, compute=compute)
     folder = _signals_folder(key[:16])
     if processes.is_main_process:

@@ -23,7 +23,7 @@ from hf_kdnas.search.trackers import check_trackers
 from hf_kdnas.slicing import parameter_counter
 from hf_kdnas.space import DIMENSIONS, Constraint, SearchSpace
 from hf_kdnas.tasks import TASKS, SentenceEmbeddings, TaskData, load_task
-from hf_kdnas.teacher import load_config, load_tokenizer, with_task_head
+from hf_kdnas.teacher import has_head, load_config, load_tokenizer, with_task_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -164,7 +164,7 @@ def _load(recipe: Recipe) -> _Basis:
     _check_length(recipe, longest)
     tokenizer = load_tokenizer(recipe.teacher, config, task=recipe.data.task)
     task = load_task(recipe.data, tokenizer, max_length=longest).of_teacher(recipe.teacher)
-    if recipe.teacher.fine_tune is None:
+    if recipe.teacher.fine_tune is None and has_head(config, task.head):
         task = task.matched_to(config)
     config = with_task_head(config, task)
     model_class = task.head_class._model_mapping[type(config)]

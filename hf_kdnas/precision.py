@@ -41,3 +41,12 @@ def resolve_attention(device: torch.device, asked: str) -> str | None:
     if asked != "auto":
         return asked
     return "eager" if device.type == "cpu" else None
+
+
+# What a teacher may be run in, by its name in Transformers, as a precision.
+TEACHER_DTYPES: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def teacher_precision(dtype: str, training: str) -> str:
+    """The precision of a frozen teacher's forward: its `dtype`, or for `auto` that of the training."""
+    return TEACHER_DTYPES.get(dtype, training)

@@ -109,6 +109,16 @@ class TeacherSection:
     pooling: Literal["auto", "mean", "cls"] = _option(
         "auto", "sentence-similarity: how token states become one vector; auto: as the teacher's folder says"
     )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
+        "auto",
+        "what the finished teacher computes in while students learn from it; auto: as distillation.training. "
+        "Its weights stay in float32, also while it is fine-tuned",
+    )
+    adapter: str | None = _option(
+        None,
+        "PEFT adapter, a folder or Hub id, that is merged into the teacher. Where it brings the task head, "
+        "data.labels has to name the classes in the order that it was trained with",
+    )
     fine_tune: TrainingSection | None = _option(
         None, "train the teacher on the task first; null takes its task head as it is"
     )

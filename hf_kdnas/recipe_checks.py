@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.baselines import BASELINES
+from hf_kdnas.distill.weights import OFF, Weight
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.metrics import GLUE
 from hf_kdnas.recipe_files import nearest, walk_options
@@ -170,11 +171,7 @@ def _check_objectives(key: str, objectives: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _check_weight(key: str, weight: Any) -> None:
-    linear = isinstance(weight, Mapping) and set(weight) == {"from", "to"}
-    values = list(weight.values()) if linear else [weight]
-    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in values):
-        raise InvalidInput(key, weight, "must be a number, or {from: NUMBER, to: NUMBER}", "Try 1.0.")
-    if min(values) < 0 or max(values) == 0:
+    if Weight.parse(key, weight) == OFF:
         raise InvalidInput(key, weight, "must be above 0", "To drop it, remove the objective.")
 
 

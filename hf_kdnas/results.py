@@ -12,6 +12,7 @@ from accelerate import PartialState
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.environment import environment
+from hf_kdnas.report.view import part
 from hf_kdnas.search.reward import choose_winner
 from hf_kdnas.tasks import evaluate_model
 
@@ -91,6 +92,7 @@ def collect_results(
             "model": _absolute(recipe.teacher.model),
             "base_model": recipe.teacher.base_model,
             "revision": recipe.teacher.revision,
+            "adapter": recipe.teacher.adapter and _absolute(recipe.teacher.adapter),
             "fine_tuned": recipe.teacher.fine_tune is not None,
             "architecture": plan.teacher.key,
             "quality": teacher_quality,
@@ -114,7 +116,7 @@ def collect_results(
             "export_difference": proof.export_difference,
         },
         "speedup": 1 / proof.latency.ratio,
-        "retained": quality / teacher_quality,
+        "retained": part(quality, teacher_quality),
         "constraints": asdict(recipe.search.constraints),
         "constraints_met": findings.met,
         "baselines": [_student(each, scores) for each in findings.baselines],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.content import rows_hash, settings_hash, weights_hash
 from hf_kdnas.distill.data import DistillationCollator
-from hf_kdnas.distill.signals import teacher_hash
+from hf_kdnas.distill.signal_keys import teacher_hash
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.card import render_card
 from hf_kdnas.latency.shape import export_shape
@@ -129,8 +129,9 @@ class Stages:
     @cached_property
     def _base(self) -> list[str]:
         """Hashes of the teacher and the rows."""
-        task = self.plan.task
-        return [teacher_hash(self.initialiser.teacher), rows_hash(task.train), rows_hash(task.selection)]
+        task, teacher = self.plan.task, self.initialiser.teacher
+        rows = [rows_hash(task.train), rows_hash(task.selection)]
+        return [teacher_hash(teacher), self.recipe.teacher.dtype, *rows]
 
     def _given(self) -> list[str]:
         """Hash of the weights of a student that brings its own."""
@@ -157,6 +158,7 @@ class Stages:
             seed=seed,
             score=self.score,
             narrator=self.narrator,
+            teacher_dtype=self.recipe.teacher.dtype,
             report_to=self.recipe.report_to,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_kdnas.adapter import brings_head, merge_adapter
 from hf_kdnas.content import rows_hash, settings_hash, weights_hash
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
@@ -39,23 +40,29 @@ def load_config(section: TeacherSection, head: str) -> PretrainedConfig:
         head: The task's head, such as `SequenceClassification`; empty where the encoder alone does.
 
     Raises:
-        InvalidInput: If the model can't be found, its type has no family, or it has no such
-            head and the recipe doesn't fine-tune it.
+        InvalidInput: If the model or its adapter can't be found, its type has no family, or neither has
+            such a head and the recipe doesn't fine-tune it.
+        MissingPackage: If there is an adapter, but not peft.
     """
     from transformers import AutoConfig
 
     _check_folder(section.model)
     config: PretrainedConfig = _from_pretrained(AutoConfig, section)
     get_family(config)
-    architectures = config.architectures or []
-    if head and section.fine_tune is None and not any(name.endswith(f"For{head}") for name in architectures):
+    adapted = brings_head(section.adapter)
+    if section.fine_tune is None and not (adapted or has_head(config, head)):
         raise InvalidInput(
             "teacher.model",
-            f"{section.model} ({', '.join(architectures) or 'no architecture named'})",
+            f"{section.model} ({', '.join(config.architectures or []) or 'no architecture named'})",
             f"without teacher.fine_tune it must have a task head (...For{head})",
             "Set teacher.fine_tune, for example to {epochs: 3}, or choose a fine-tuned teacher.",
         )
     return config
+
+
+def has_head(config: PretrainedConfig, head: str) -> bool:
+    """Whether a model of this config was saved with a task's head; that of an encoder alone is none."""
+    return not head or any(name.endswith(f"For{head}") for name in config.architectures or [])
 
 
 def load_tokenizer(
@@ -158,10 +165,10 @@ def with_task_head(config: PretrainedConfig, task: TaskData) -> PretrainedConfig
 
 
 def load_model(section: TeacherSection, task: TaskData, seed: int) -> PreTrainedModel:
-    """A model with a head for the task, as it is before any fine-tuning.
+    """A model with its adapter merged and a head for the task, as it is before any fine-tuning.
 
     Args:
-        section: The recipe's teacher; without `fine_tune` it must have that head.
+        section: The recipe's teacher; without `fine_tune` it or its adapter must have that head.
         task: The task.
         seed: Decides whatever the model lacks.
 
@@ -170,7 +177,9 @@ def load_model(section: TeacherSection, task: TaskData, seed: int) -> PreTrained
     """
     import torch
     from accelerate import PartialState
+    from transformers import AutoConfig
 
+    own_head = section.fine_tune is None and has_head(_from_pretrained(AutoConfig, section), task.head)
     torch.manual_seed(seed)
     with _quiet():
         model: PreTrainedModel = _from_pretrained(
@@ -181,15 +190,15 @@ def load_model(section: TeacherSection, task: TaskData, seed: int) -> PreTrained
             attn_implementation=resolve_attention(PartialState().device, section.attn_implementation),
             # A head of another task gives way to a new one.
             ignore_mismatched_sizes=section.fine_tune is not None,
-            **({} if section.fine_tune is None else task.config_fields()),
+            **({} if own_head else task.config_fields()),
         )
-    return model
+    return model if section.adapter is None else merge_adapter(model, section.adapter)
 
 
 def prepare_teacher(
     section: TeacherSection, task: TaskData, seed: int, narrator: Narrator
 ) -> PreTrainedModel:
-    """The teacher with a head for the task, in evaluation mode and without gradients.
+    """The teacher with its adapter merged and a head for the task, frozen, in evaluation mode and float32.
 
     A fine-tuned one is kept in the cache, keyed by the weights it started from, the rows and the
     settings; a fine-tuning that was interrupted goes on from its last epoch.

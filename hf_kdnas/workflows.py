@@ -239,6 +239,7 @@ class _Search(Stages):
             seed=recipe.seed,
             score=self.score,
             device=self.processes.device,
+            teacher_dtype=recipe.teacher.dtype,
         )
         folder = self._study_folder(sampler)
         with Trackers(recipe.report_to, self._study_name(folder), self.folder.path) as trackers:

@@ -119,6 +119,16 @@ def test_a_student_of_another_vocabulary(
     assert "the teacher's vocab_size is 120" in message
 
 
+def test_a_student_of_other_positions(
+    tiny_project: Path, tiny_bert_config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_bert_config.update({"max_position_embeddings": 32})
+    AutoModelForSequenceClassification.from_config(tiny_bert_config).save_pretrained(tiny_project / "student")
+    message = _refused(tiny_project, capsys, "--student", str(tiny_project / "student"), workflow="distill")
+    assert "max_position_embeddings 32" in message
+    assert "the teacher's max_position_embeddings is 64" in message
+
+
 def test_labels_that_the_teachers_head_does_not_have(
     tiny_project: Path, tiny_bert_config, capsys: pytest.CaptureFixture[str]
 ) -> None:

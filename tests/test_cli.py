@@ -306,3 +306,11 @@ def test_env_names_versions_and_cpu_flags(capsys: pytest.CaptureFixture[str]) ->
     assert shown["python"].strip() == sys.version.split()[0]
     assert shown["torch"].strip()
     assert int(shown["cores"]) >= 1
+
+
+def test_search_says_when_the_teacher_has_no_quality_to_keep(
+    workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workflows.module.search = lambda recipe, **options: {**RESULTS, "retained": None}
+    assert cli.main(["search", "--config", "quickstart"]) == 0
+    assert "4.00 times as fast, nothing of its teacher to keep" in capsys.readouterr().out

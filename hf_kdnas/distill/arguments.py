@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import TrainingArguments
 
 from hf_kdnas.distill.criterion import check_objectives
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.precision import resolve_precision
+from hf_kdnas.precision import TEACHER_DTYPES, resolve_precision
 
 # Transformers 5 has a new name for it, and reads the options under the new name alone.
 CHECKPOINTING = (
@@ -22,6 +23,9 @@ CHECKPOINTING = (
     if "activation_checkpointing" in TrainingArguments.__dataclass_fields__
     else "gradient_checkpointing"
 )
+
+# The default of Transformers 5, and its name for what is done here; 4.57 has group_by_length, true or false.
+_SAMPLING = ("random", "group_by_length")
 
 
 @dataclass
@@ -33,17 +37,25 @@ class DistillationArguments(TrainingArguments):
     Attributes:
         objectives: Options of each objective by name, and its `weight` (see `DistillationCriterion`);
             a dict or the JSON of one, afterwards a dict. None means logits and hidden.
+        teacher_dtype: What a live teacher computes in: `auto` (as the student), `float32`, `bfloat16` or
+            `float16`.
 
     Raises:
         InvalidInput: If an objective or one of its options is unknown, or an argument asks for
             something that distillation can't do (FSDP, DeepSpeed, label smoothing, reentrant
-            checkpointing).
+            checkpointing, batches in another order).
     """
 
     # With None among its types HfArgumentParser takes JSON on a command line, as for Trainer's own dicts.
     objectives: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Options of each objective by name, as JSON (docs/concepts.md)."},
+    )
+    teacher_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "What a live teacher computes in: auto (as the student), float32, bfloat16, float16."
+        },
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: signals and indices are such columns."}
@@ -53,16 +65,25 @@ class DistillationArguments(TrainingArguments):
         """Check what can be checked before a model is there."""
         self.objectives = _parsed(self.objectives)
         check_objectives(self.objectives)
+        if self.teacher_dtype not in ("auto", *TEACHER_DTYPES):
+            raise InvalidInput(
+                "teacher_dtype",
+                self.teacher_dtype,
+                f"dtypes are auto, {', '.join(TEACHER_DTYPES)}",
+                "Choose one of these.",
+            )
         self._refuse()
         super().__post_init__()  # type: ignore[no-untyped-call]
         self._check_checkpointing()
 
     def _refuse(self) -> None:
+        sampling = getattr(self, "train_sampling_strategy", "random")
         refused = {
             "remove_unused_columns": (self.remove_unused_columns, "signals are such columns"),
             "fsdp": (self.fsdp, "hooks need whole layers on each rank: DDP or one process"),
             "deepspeed": (self.deepspeed, "hooks need whole layers on each rank: DDP or one process"),
             "label_smoothing_factor": (self.label_smoothing_factor, "the teacher softens the labels"),
+            "train_sampling_strategy": (sampling not in _SAMPLING, "batches are made by length"),
         }
         for name, (given, reason) in refused.items():
             if given:
@@ -172,6 +193,8 @@ def training_arguments(section: Training, output_dir: Path, **extra: Any) -> Dis
                 f"Did you mean {near[0]}?" if near else "Remove it.",
             )
     _check_types(section.training_arguments)
+    # Both lines take it from there, and 4.57 leaves one there for whatever is trained next.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
     try:
         return DistillationArguments(**arguments)
     except InvalidInput:

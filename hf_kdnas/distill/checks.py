@@ -1,16 +1,17 @@
-"""What DistillationTrainer refuses at construction."""
+"""What distillation refuses before it begins."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from accelerate.utils import DistributedType
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.families import reads_tokens
+from hf_kdnas.families import get_family, reads_tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_kdnas.distill.signals import TeacherSignals
 
@@ -92,3 +93,36 @@ def refuse_sharding(distributed_type: DistributedType) -> None:
             "hooks need whole layers on each rank",
             "Launch with DDP (accelerate launch --multi_gpu) or one process.",
         )
+
+
+def check_lengths(lengths: Sequence[int], config: PretrainedConfig, whose: str) -> None:
+    """Refuse texts that a model has no positions for.
+
+    Args:
+        lengths: Tokens of each text.
+        config: The model's config.
+        whose: Which model it is.
+    """
+    most = get_family(config).max_length(config)
+    longest = max(lengths, default=0)
+    if longest > most:
+        raise InvalidInput(
+            "input_ids",
+            f"a text of {longest} tokens",
+            f"this {whose} has positions for {most}",
+            f"Truncate the texts: tokenizer(..., truncation=True, max_length={most}).",
+        )
+
+
+def refuse_reentrant(student: PreTrainedModel) -> None:
+    """Refuse a student on which reentrant checkpointing was enabled: hooks would capture no gradients."""
+    for module in student.modules():
+        function = getattr(module, "_gradient_checkpointing_func", None)
+        options = getattr(function, "keywords", {})
+        if getattr(module, "gradient_checkpointing", False) and options.get("use_reentrant"):
+            raise InvalidInput(
+                "model",
+                "reentrant checkpointing",
+                "hooks need use_reentrant: False",
+                "Leave it to the arguments (gradient_checkpointing), which set that.",
+            )

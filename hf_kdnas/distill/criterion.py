@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -13,44 +12,10 @@ from torch import Tensor, nn
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.objectives import Batch, Objective, Signals, objective_class
+from hf_kdnas.distill.weights import OFF, Weight
 from hf_kdnas.errors import InvalidInput
 
 Counts: TypeAlias = Mapping[str, "int | Tensor"]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """An objective's weight, constant or linear over the training.
-
-    Attributes:
-        start: At the beginning.
-        end: At the end.
-    """
-
-    start: float
-    end: float
-
-    @classmethod
-    def parse(cls, name: str, given: Any) -> Weight:
-        """The weight that an objective's options give: a number, or `{from: NUMBER, to: NUMBER}`.
-
-        Raises:
-            InvalidInput: If it is neither, or below 0.
-        """
-        linear = isinstance(given, Mapping) and set(given) == {"from", "to"}
-        values = [given["from"], given["to"]] if linear else [given, given]
-        if not all(isinstance(each, int | float) and each >= 0 for each in values):
-            raise InvalidInput(
-                f"objectives.{name}.weight",
-                given,
-                "must be a number of 0 or more, or {from: NUMBER, to: NUMBER}",
-                "Try 1.0.",
-            )
-        return cls(float(values[0]), float(values[1]))
-
-    def at(self, progress: float) -> float:
-        """The weight at a part of the training, from 0 to 1."""
-        return self.start + (self.end - self.start) * progress
 
 
 class DistillationCriterion(nn.Module):
@@ -156,8 +121,8 @@ def check_objectives(objectives: Mapping[str, Mapping[str, Any] | None]) -> dict
     weights = {}
     for name, options in objectives.items():
         _check_options(name, objective_class(name), options or {})
-        weights[name] = Weight.parse(name, (options or {}).get("weight", 1.0))
-    weights = {name: weight for name, weight in weights.items() if weight != Weight(0.0, 0.0)}
+        weights[name] = Weight.parse(f"objectives.{name}.weight", (options or {}).get("weight", 1.0))
+    weights = {name: weight for name, weight in weights.items() if weight != OFF}
     if not weights:
         raise InvalidInput(
             "objectives",

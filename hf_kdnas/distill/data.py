@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from hf_kdnas.distill.signal_keys import text_digests
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.labels import IGNORED
 
@@ -78,7 +79,7 @@ class DistillationCollator:
         """Make the batch.
 
         Raises:
-            InvalidInput: If a row's length is not that of the signals of its `index`.
+            InvalidInput: If a row is not the text that the signals of its `index` are of.
         """
         ids = [row["input_ids"] for row in rows]
         length = max(map(len, ids))
@@ -95,7 +96,7 @@ class DistillationCollator:
             batch["input_ids"], batch["labels"] = self.masking(batch["input_ids"], batch["attention_mask"])
         if self.signals is not None:
             indices = [row["index"] for row in rows]
-            _check_lengths(self.signals, indices, ids)
+            _check_texts(self.signals, indices, ids)
             batch["teacher"] = self.signals.collate(indices, length)
         return batch
 
@@ -116,10 +117,9 @@ def spread_rows(rows: Sequence[Row]) -> list[Row]:
     return [rows[index] for index in range(0, len(rows), max(1, len(rows) // SAMPLE_ROWS))]
 
 
-def _check_lengths(signals: TeacherSignals, indices: list[int], ids: Sequence[Sequence[int]]) -> None:
+def _check_texts(signals: TeacherSignals, indices: list[int], ids: Sequence[Sequence[int]]) -> None:
     """Rows and signals that don't belong together must not be trained on silently."""
-    known = signals.lengths[indices].tolist() if max(indices) < len(signals) else None
-    if known != [len(sequence) for sequence in ids]:
+    if max(indices) >= len(signals) or not np.array_equal(signals.digests[indices], text_digests(ids)):
         raise InvalidInput(
             "index",
             indices,

@@ -16,7 +16,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler, spread_rows
-from hf_kdnas.precision import autocast
+from hf_kdnas.precision import autocast, teacher_precision
 from hf_kdnas.slicing import move_to
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def train_alone(
     device: torch.device,
     *,
     teacher: PreTrainedModel | None = None,
+    teacher_dtype: str = "auto",
     seed: int,
     narrator: Narrator,
     what: str,
@@ -53,6 +54,7 @@ def train_alone(
         collator: Makes batches, with the teacher's signals where they are cached.
         device: Where to train.
         teacher: Gives the signals that no batch brings; None where the criterion needs none.
+        teacher_dtype: What it computes in.
         seed: Decides dropout, the order of the rows, and what `collator` draws.
         narrator: Tells how it goes on.
         what: Names the model there.
@@ -66,7 +68,8 @@ def train_alone(
     steps = _steps(section, len(rows))
     warmup = math.ceil(section.warmup_fraction * steps)
     schedule = get_linear_schedule_with_warmup(optimiser, warmup, steps)
-    read = _reader(student, criterion, teacher, device, section.precision)
+    precisions = (section.precision, teacher_precision(teacher_dtype, section.precision))
+    read = _reader(student, criterion, teacher, device, precisions)
     batches = (_to_device(batch, device) for batch in _batches(section, rows, collator, seed))
     with torch.random.fork_rng(), narrator.loop(what, steps) as progress:
         torch.manual_seed(seed)
@@ -100,18 +103,19 @@ def _reader(
     criterion: DistillationCriterion,
     teacher: PreTrainedModel | None,
     device: torch.device,
-    precision: str,
+    precisions: tuple[str, str],
 ) -> Callable[[dict[str, Any]], tuple[Signals, Signals]]:
-    """A function that gives the signals of student and teacher on a batch."""
+    """A function that gives the signals of student and teacher on a batch, each in its precision."""
     captured = Capture(student, criterion.student_signals)
     needed = criterion.teacher_signals
     wanted = Capture(teacher, needed) if teacher is not None and needed else None
 
     def read(batch: dict[str, Any]) -> tuple[Signals, Signals]:
-        with autocast(device, precision):
+        with autocast(device, precisions[0]):
             signals = forward_signals(student, captured, batch)
-            if teacher is None or wanted is None or "teacher" in batch:
-                return signals, batch.get("teacher", {})
+        if teacher is None or wanted is None or "teacher" in batch:
+            return signals, batch.get("teacher", {})
+        with autocast(device, precisions[1]):
             return signals, _without_gradient(teacher, wanted, batch)
 
     return read

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,13 +15,20 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.arguments import DistillationArguments
+from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments
 from hf_kdnas.distill.capture import Capture, forward_signals
-from hf_kdnas.distill.checks import check_teacher, check_vocabularies, refuse_sharding
+from hf_kdnas.distill.checks import (
+    check_lengths,
+    check_teacher,
+    check_vocabularies,
+    refuse_reentrant,
+    refuse_sharding,
+)
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler, spread_rows
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.precision import TEACHER_DTYPES, autocast
 from hf_kdnas.processes import from_first
 
 if TYPE_CHECKING:
@@ -50,7 +57,7 @@ class DistillationTrainer(Trainer):
     Evaluation asks the student alone: `eval_loss` is its own head's loss on the labels.
 
     Args:
-        model: The student.
+        model: The student; None where `model_init` makes it (hyperparameter_search).
         args: The arguments, with the objectives.
         teacher: A live model, signals that were computed before, or None where no objective needs a
             teacher.
@@ -80,7 +87,7 @@ class DistillationTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | None,
         args: DistillationArguments,
         teacher: PreTrainedModel | TeacherSignals | None = None,
         *,
@@ -93,23 +100,14 @@ class DistillationTrainer(Trainer):
         teacher_processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
-        cached = teacher if isinstance(teacher, TeacherSignals) else getattr(data_collator, "signals", None)
-        live = None if isinstance(teacher, TeacherSignals) else teacher
-        student = Architecture.from_config(model.config)
-        criterion = DistillationCriterion(
-            cast("dict[str, Any]", args.objectives),
-            student,
-            _teacher_shape(live, cached) or student,
-            projection=projection,
-            seed=args.seed,
-        )
-        check_teacher(model, live, cached, criterion.teacher_signals)
         check_vocabularies(processing_class, teacher_processing_class)
-        if data_collator is None:
-            needed = None if cached is None else cached.only(criterion.teacher_signals)
-            data_collator = DistillationCollator(model.config.pad_token_id or 0, needed, masking=masking)
-        self._student_capture = Capture(model, criterion.student_signals)
-        self._teacher_capture = Capture(live, criterion.teacher_signals) if live is not None else None
+        self._cached = (
+            teacher if isinstance(teacher, TeacherSignals) else getattr(data_collator, "signals", None)
+        )
+        self.teacher = None if isinstance(teacher, TeacherSignals) else teacher
+        self._projection = projection
+        self._collates = data_collator is None
+        self._masking = masking
         super().__init__(
             model=model,
             args=args,
@@ -121,15 +119,39 @@ class DistillationTrainer(Trainer):
         )
         refuse_sharding(self.accelerator.distributed_type)
         self.model_accepts_loss_kwargs = True
-        self.criterion = criterion.to(args.device)
-        self.teacher = live
-        if live is not None:
-            cast("nn.Module", live).to(args.device).requires_grad_(False).eval()
+        if self.teacher is not None:
+            cast("nn.Module", self.teacher).to(args.device).requires_grad_(False).eval()
         self._epoch_order = _EpochOrder()
         self.add_callback(self._epoch_order)  # type: ignore[no-untyped-call]
+        self._attach(cast("PreTrainedModel", self.model))
+
+    def _attach(self, student: PreTrainedModel) -> None:
+        """Make what belongs to this student: its criterion, hooks and batches."""
+        shape = Architecture.from_config(student.config)
+        criterion = DistillationCriterion(
+            cast("dict[str, Any]", self.args.objectives),
+            shape,
+            _teacher_shape(self.teacher, self._cached) or shape,
+            projection=self._projection,
+            seed=self.args.seed,
+        )
+        check_teacher(student, self.teacher, self._cached, criterion.teacher_signals)
+        if not getattr(self.args, CHECKPOINTING):
+            refuse_reentrant(student)
+        self._student = student
+        self.criterion = criterion.to(self.args.device)
+        self._student_capture = Capture(student, criterion.student_signals)
+        self._teacher_capture = None
+        if self.teacher is not None:
+            self._teacher_capture = Capture(self.teacher, criterion.teacher_signals)
+        if self._collates:
+            needed = None if self._cached is None else self._cached.only(criterion.teacher_signals)
+            self.data_collator = DistillationCollator(
+                student.config.pad_token_id or 0, needed, masking=self._masking
+            )
         self._terms: dict[str, Tensor] = {}
         # The step at which each term was not finite for the first time; 0 where it always was.
-        self._broken_at = torch.zeros(len(self.criterion.weights), dtype=torch.long, device=args.device)
+        self._broken_at = torch.zeros(len(criterion.weights), dtype=torch.long, device=self.args.device)
         self._steps_since_log = 0
 
     # What a batch is
@@ -138,9 +160,16 @@ class DistillationTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch_size = self.args.train_batch_size * self.args.world_size
-        lengths = [len(row["input_ids"]) for row in dataset]
+        lengths = self._checked_lengths(dataset)
         self._epoch_order.sampler = LengthGroupedSampler(lengths, batch_size, seed)
         return self._epoch_order.sampler
+
+    def _checked_lengths(self, rows: Iterable[Mapping[str, Any]]) -> list[int]:
+        lengths = [len(row["input_ids"]) for row in rows]
+        check_lengths(lengths, self._student.config, "student")
+        if self.teacher is not None:
+            check_lengths(lengths, self.teacher.config, "teacher")
+        return lengths
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
         """Trainer's own, without the teacher's signals: they cover the training rows alone."""
@@ -228,8 +257,14 @@ class DistillationTrainer(Trainer):
                 'the batches need "teacher" as well: the signals that were given',
                 "Leave the collator out, or give a DistillationCollator with these signals.",
             )
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), self._teacher_autocast():
             return forward_signals(self.teacher, self._teacher_capture, inputs)
+
+    def _teacher_autocast(self) -> AbstractContextManager[None]:
+        dtype = self.args.teacher_dtype
+        if dtype == "auto":
+            return cast("AbstractContextManager[None]", self.accelerator.autocast())
+        return cast("AbstractContextManager[None]", autocast(self.args.device, TEACHER_DTYPES[dtype]))
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Trainer's own, and the mean of the learned maps' gradients over the ranks, as DDP does."""
@@ -245,16 +280,24 @@ class DistillationTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own; the student's forward is afterwards as it was, without mixed precision."""
-        self._calibrate()
         output = super().train(*args, **kwargs)
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         return output
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, from constants that are fixed now; `model_init` made another student just before."""
+        if self.model is not self._student:
+            self._attach(cast("PreTrainedModel", self.model))
+        self._calibrate()
+        return super()._inner_training_loop(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _calibrate(self) -> None:
         """Fix the objectives' constants on rows spread over the training set, the same on every rank."""
         if not self.criterion.teacher_signals:
             return
-        batch = self._prepare_inputs(self.data_collator(spread_rows(self.train_dataset)))
+        rows = spread_rows(self.train_dataset)
+        self._checked_lengths(rows)
+        batch = self._prepare_inputs(self.data_collator(rows))
         student = cast("nn.Module", self.model)
         training = student.training
         with torch.no_grad(), self.accelerator.autocast():

@@ -33,6 +33,7 @@ def train(
     *,
     seed: int,
     teacher: PreTrainedModel | TeacherSignals | None = None,
+    teacher_dtype: str = "auto",
     projection: Tensor | None = None,
     masking: Masking | None = None,
     narrator: Narrator,
@@ -52,7 +53,8 @@ def train(
         checkpoints: Folder for an epoch's checkpoint; removed at the end.
         seed: Decides dropout and the order of the rows.
         teacher: What `DistillationTrainer` takes.
-        projection: The same.
+        teacher_dtype: What a live one computes in.
+        projection: What `DistillationTrainer` takes.
         masking: Hides tokens of the rows.
         narrator: Tells how it goes on.
         what: Names the model there and in trackers.
@@ -64,6 +66,7 @@ def train(
         section,
         checkpoints,
         objectives=dict(objectives),
+        teacher_dtype=teacher_dtype,
         seed=seed,
         report_to=list(report_to),
         run_name=what,

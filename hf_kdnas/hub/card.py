@@ -74,6 +74,7 @@ def card_text(results: Mapping[str, Any]) -> str:
         results=results,
         recipe=yaml.safe_load(results["recipe"]),
         teacher_name=_teacher_name(results),
+        adapter_name=_adapter_name(results),
         dataset_name=_dataset_name(results),
         models=view.rows(results),
         view=view,
@@ -167,6 +168,12 @@ def _hub_teacher(results: Mapping[str, Any]) -> str | None:
 def _teacher_name(results: Mapping[str, Any]) -> str:
     """The teacher as a reader may know it: its Hub id, else the last part of its path."""
     return _hub_teacher(results) or PurePosixPath(results["teacher"]["model"].removeprefix("package:")).name
+
+
+def _adapter_name(results: Mapping[str, Any]) -> str | None:
+    """The adapter that was merged into the teacher, likewise; None where there was none."""
+    adapter = results["teacher"]["adapter"]
+    return adapter if adapter is None or is_hub_id(adapter) else PurePosixPath(adapter).name
 
 
 def _hub_dataset(results: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -26,7 +26,7 @@ class Row:
         name: Its name.
         architecture: Its key.
         quality: The metric on the reporting split.
-        retained: That quality over the teacher's.
+        retained: That quality over the teacher's, None where that is not above 0.
         latency_ms: Median latency in milliseconds.
         speedup: Teacher's latency over its own, timed in turn.
         parameters: Number of parameters.
@@ -134,8 +134,8 @@ def _row(model: Mapping[str, Any], role: Role, teacher_quality: float) -> Row:
 
 
 def part(quality: float, teacher_quality: float) -> float | None:
-    """What a student keeps of its teacher's quality; None where the teacher has none to keep."""
-    return quality / teacher_quality if teacher_quality else None
+    """What a student keeps of its teacher's quality; None where that is not above 0."""
+    return quality / teacher_quality if teacher_quality > 0 else None
 
 
 def timings(results: Mapping[str, Any]) -> list[Timing]:
@@ -183,9 +183,16 @@ def total_seconds(results: Mapping[str, Any]) -> float:
 
 def verdict(results: Mapping[str, Any]) -> str:
     """The result in a sentence."""
+    student, metric = results["student"], results["task"]["metric"]
+    if results["retained"] is None:
+        return (
+            f"{student['architecture']} reaches {score(student['quality'])} {metric} at "
+            f"{results['speedup']:.2f} times the speed of its teacher, which has none to keep: "
+            f"{score(results['teacher']['quality'])}."
+        )
     return (
-        f"{results['student']['architecture']} keeps {percent(results['retained'])} of its teacher's "
-        f"{results['task']['metric']} at {results['speedup']:.2f} times its speed."
+        f"{student['architecture']} keeps {percent(results['retained'])} of its teacher's {metric} "
+        f"at {results['speedup']:.2f} times its speed."
     )
 
 

@@ -42,6 +42,7 @@ class MiniKD:
         seed: Decides drawn weights, dropout and the order of the rows, the same for all candidates.
         score: Quality of a student on the selection split.
         device: Where to train.
+        teacher_dtype: What a live teacher computes in.
     """
 
     initialiser: Initialiser
@@ -52,6 +53,7 @@ class MiniKD:
     seed: int
     score: Callable[[PreTrainedModel], float]
     device: torch.device
+    teacher_dtype: str = "auto"
 
     def run(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, float]]:
         """Distil the candidates of an episode, and give each one's quality as soon as it is known."""
@@ -76,6 +78,7 @@ class MiniKD:
             self.collator,
             self.device,
             teacher=teacher,
+            teacher_dtype=self.teacher_dtype,
             seed=self.seed,
             narrator=Narrator(speaks=False),
             what=architecture.key,

@@ -71,6 +71,7 @@ class FullDistillation:
         seed: Decides drawn weights, dropout and the order of the rows.
         score: Quality of a student on the selection split.
         narrator: Tells how it goes on.
+        teacher_dtype: What a live teacher computes in.
         report_to: Trackers.
     """
 
@@ -85,6 +86,7 @@ class FullDistillation:
     seed: int
     score: Callable[[PreTrainedModel], float]
     narrator: Narrator
+    teacher_dtype: str = "auto"
     report_to: Sequence[str] = ("none",)
 
     def path(self, architecture: Architecture) -> Path:
@@ -116,6 +118,7 @@ class FullDistillation:
             path.with_name(f"{path.name}.checkpoints"),
             seed=self.seed,
             teacher=self.signals or self.initialiser.teacher,
+            teacher_dtype=self.teacher_dtype,
             projection=self.initialiser.projection(architecture),
             masking=self.masking,
             narrator=self.narrator,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import HfArgumentParser
+from transformers import AutoModelForSequenceClassification, HfArgumentParser, Trainer
 
 from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments, training_arguments
 from hf_kdnas.errors import InvalidInput
@@ -20,12 +20,22 @@ from hf_kdnas.recipe import TrainingSection
         ({"fsdp": "full_shard"}, "hooks need whole layers"),
         ({"deepspeed": {"zero_optimization": {}}}, "hooks need whole layers"),
         ({"label_smoothing_factor": 0.1}, "the teacher softens"),
+        ({"teacher_dtype": "fp16"}, "dtypes are auto, float32, bfloat16, float16"),
         ({f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}}, "use_reentrant: False"),
     ],
 )
 def test_refused(tmp_path, options, message):
     with pytest.raises(InvalidInput, match=message):
         DistillationArguments(output_dir=str(tmp_path), use_cpu=True, **options)
+
+
+@pytest.mark.skipif(
+    "train_sampling_strategy" not in DistillationArguments.__dataclass_fields__, reason="of Transformers 5"
+)
+def test_another_order_of_the_rows_is_refused(tmp_path):
+    for strategy in ("sequential", "batch_rebalance"):
+        with pytest.raises(InvalidInput, match="batches are made by length"):
+            DistillationArguments(output_dir=str(tmp_path), use_cpu=True, train_sampling_strategy=strategy)
 
 
 def test_on_a_command_line(tmp_path):
@@ -61,3 +71,14 @@ def test_an_unknown_argument_names_its_nearest(tmp_path):
     section = TrainingSection(training_arguments={"adam_beta_2": 0.98})
     with pytest.raises(InvalidInput, match="Did you mean adam_beta2"):
         training_arguments(section, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_precision_is_the_sections_whatever_was_trained_before(
+    tmp_path, monkeypatch, tiny_bert_config, precision
+):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    args = training_arguments(TrainingSection(precision=precision), tmp_path)
+    model = AutoModelForSequenceClassification.from_config(tiny_bert_config)
+    trainer = Trainer(model, args)
+    assert trainer.accelerator.mixed_precision == {"bf16": "bf16", "fp32": "no"}[precision]

@@ -62,6 +62,8 @@ def test_signals_come_beside_the_batch_and_must_belong_to_it(tiny_bert_config, m
     for index in (0, 3):
         with pytest.raises(InvalidInput, match="cover 3 other sequences"):
             collate([{"input_ids": ids[1], "index": index}])
+    with pytest.raises(InvalidInput, match="cover 3 other sequences"):
+        collate([{"input_ids": [2, 8, 9, 11, 3], "index": 1}])  # another text of the same length
 
 
 def test_every_index_once_and_only_the_last_batch_smaller():

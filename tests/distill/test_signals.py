@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import time
 from collections import namedtuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 import transformers
 
+from hf_kdnas.distill import signal_writer
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.data import pad
 from hf_kdnas.distill.signals import TeacherSignals, signals_key, teacher_hash
@@ -26,6 +28,11 @@ NAMES = ["logits", "hidden.0", "hidden.2", "value.3"]
 @pytest.fixture(params=["tiny_bert_config", "tiny_roberta_config"])
 def teacher(request, make_model):
     return make_model(request.getfixturevalue(request.param))
+
+
+def left_in(folder):
+    """What is in a folder but for locks."""
+    return sorted(name for name in os.listdir(folder) if not name.endswith(".lock"))
 
 
 @pytest.fixture
@@ -112,7 +119,7 @@ def test_what_is_there_is_opened_without_the_teacher_running(bert, tmp_path, mon
     again = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "s", progress=lambda *done: calls.append(done))
     assert again.key == built.key
     assert len(calls) == before
-    assert os.listdir(tmp_path) == ["s"]
+    assert left_in(tmp_path) == ["s"]
 
 
 def test_the_key_follows_all_that_the_signals_follow_from(bert, tiny_bert_config, make_model):
@@ -127,8 +134,9 @@ def test_the_key_follows_all_that_the_signals_follow_from(bert, tiny_bert_config
         signals_key(base, IDS, NAMES, "fp32"),
         signals_key(base, IDS, NAMES, "fp16", token_type_ids=IDS),
         signals_key(base, IDS, NAMES, "fp16", compute="bf16"),
+        signals_key(base, IDS, NAMES, "fp16", compute="fp16"),
     }
-    assert len(keys) == 8
+    assert len(keys) == 9
     assert signals_key(base, IDS, reversed(NAMES), "fp16") in keys
     tiny_bert_config.hidden_act = "relu"
     assert teacher_hash(make_model(tiny_bert_config)) != base
@@ -136,6 +144,12 @@ def test_the_key_follows_all_that_the_signals_follow_from(bert, tiny_bert_config
 
 def _lose_a_file(folder):
     (folder / "hidden.2.npy").unlink()
+
+
+def _damage_a_block(folder):
+    with open(folder / "hidden.2.npy", "r+b") as file:
+        file.seek(1000)
+        file.write(bytes(64))
 
 
 def _cut_a_file(folder):
@@ -162,41 +176,110 @@ def _empty(folder):
 
 
 @pytest.mark.parametrize(
-    "spoil", [_lose_a_file, _cut_a_file, _shorten_an_array, _spoil_meta, _other_key, _empty]
+    "spoil", [_lose_a_file, _damage_a_block, _cut_a_file, _shorten_an_array, _spoil_meta, _other_key, _empty]
 )
 def test_what_is_broken_is_built_again(bert, tmp_path, spoil):
     folder = tmp_path / "signals"
     wanted = TeacherSignals.build(bert, IDS, NAMES, folder).collate([1], 19)
     spoil(folder)
-    if spoil is not _other_key:
+    if spoil not in (_other_key, _damage_a_block):  # which only shows in the arrays or against the texts
         with pytest.raises(InvalidInput, match="whole folder of signals"):
             TeacherSignals.open(folder)
     found = TeacherSignals.build(bert, IDS, NAMES, folder).collate([1], 19)
     assert all(torch.equal(found[name], wanted[name]) for name in NAMES)
 
 
-def test_a_build_that_fails_leaves_nothing_behind(bert, tmp_path):
-    def stop(done, total):
-        raise KeyboardInterrupt
+class _Count:
+    """Counts the texts that a model runs on, and dies before one too many."""
 
-    with pytest.raises(KeyboardInterrupt):
-        TeacherSignals.build(bert, IDS, NAMES, tmp_path / "signals", progress=stop)
-    assert os.listdir(tmp_path) == []
+    def __init__(self, model, most=1000):
+        self.texts, self.most = 0, most
+        model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def __call__(self, model, inputs, options):
+        self.texts += len(options["input_ids"])
+        if self.texts > self.most:
+            os.kill(os.getpid(), 9)
 
 
-def _build_and_die(teacher, folder):
-    TeacherSignals.build(teacher, IDS, NAMES, folder, progress=lambda *_: os.kill(os.getpid(), 9))
+def _build_and_die(teacher, folder, most):
+    _Count(teacher, most)
+    signal_writer.CHECKPOINT_SECONDS = 0
+    TeacherSignals.build(teacher, IDS, NAMES, folder, batch_size_tokens=40)
 
 
-def test_what_a_killed_build_left_is_cleared_away(bert, tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(bert, tmp_path / "s"))
+def test_a_killed_build_goes_on(bert, tmp_path):
+    whole = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "whole" / "s", batch_size_tokens=40)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_build_and_die, args=(bert, tmp_path / "s", 3)
+    )
     process.start()
     process.join()
     assert process.exitcode == -9
-    (left,) = os.listdir(tmp_path)
-    assert left.startswith(".s.")
-    TeacherSignals.build(bert, IDS, NAMES, tmp_path / "s")
-    assert os.listdir(tmp_path) == ["s"]
+    assert left_in(tmp_path) == [".s.unfinished", "whole"]
+    told = []
+    ran = _Count(bert)
+    signals = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "s", progress=lambda *done: told.append(done))
+    assert 0 < ran.texts < len(IDS)
+    assert told[0][0] > len(IDS) - ran.texts
+    assert told[-1] == (len(IDS), len(IDS))
+    found, wanted = (each.collate(range(len(IDS)), 32) for each in (signals, whole))
+    for name in NAMES:
+        torch.testing.assert_close(found[name], wanted[name], rtol=2e-3, atol=2e-3)
+    assert left_in(tmp_path) == ["s", "whole"]
+    assert "progress.json" not in os.listdir(tmp_path / "s")
+
+
+def test_what_another_build_left_is_cleared_away(bert, tmp_path, monkeypatch):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signal_writer, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        TeacherSignals.build(bert, IDS, NAMES, tmp_path / "s", batch_size_tokens=40, progress=stop)
+    assert left_in(tmp_path) == [".s.unfinished"]
+    ran = _Count(bert)
+    signals = TeacherSignals.build(bert, IDS[::-1], NAMES, tmp_path / "s")
+    assert ran.texts == len(IDS)
+    assert signals.lengths.tolist() == [len(ids) for ids in IDS[::-1]]
+    assert left_in(tmp_path) == ["s"]
+
+
+def _build_slowly(teacher, folder, begun):
+    ran = _Count(teacher)
+    teacher.register_forward_hook(lambda *_: begun.set() or time.sleep(0.5))
+    TeacherSignals.build(teacher, IDS, NAMES, folder, batch_size_tokens=40)
+    assert ran.texts == len(IDS)
+
+
+def test_a_second_process_waits_for_the_first_one(bert, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    begun = context.Event()
+    process = context.Process(target=_build_slowly, args=(bert, tmp_path / "s", begun))
+    process.start()
+    assert begun.wait(120)
+    ran = _Count(bert)
+    signals = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "s")
+    assert ran.texts == 0
+    assert len(signals) == len(IDS)
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_texts_longer_than_the_position_table_are_refused(teacher, tmp_path):
+    with pytest.raises(InvalidInput, match=r"a text of 65 tokens'; this teacher has positions for 64"):
+        TeacherSignals.build(teacher, [[2, 3], [7] * 65], ["logits"], tmp_path / "s")
+    TeacherSignals.build(teacher, [[7] * 64], ["logits"], tmp_path / "s")
+
+
+def test_a_teacher_in_half_precision(bert, tmp_path):
+    """Its weights are another content, and its signals nearly the same."""
+    full = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "full")
+    half = TeacherSignals.build(bert.bfloat16(), IDS, NAMES, tmp_path / "half")
+    assert half.key != full.key
+    for name in NAMES:
+        found, wanted = (each.collate([0, 4], 32)[name].float() for each in (half, full))
+        torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.05)
 
 
 def test_no_room_is_said_before_the_teacher_runs(bert, tmp_path, monkeypatch):
@@ -205,7 +288,7 @@ def test_no_room_is_said_before_the_teacher_runs(bert, tmp_path, monkeypatch):
     monkeypatch.setattr(type(bert), "forward", None)
     with pytest.raises(InvalidInput, match=r"0\.00 GB of the teacher's signals.*has 0\.00 GB free"):
         TeacherSignals.build(bert, IDS, NAMES, tmp_path / "deeper" / "signals")
-    assert os.listdir(tmp_path) == []
+    assert left_in(tmp_path / "deeper") == []
 
 
 def test_values_too_large_for_fp16_are_refused(bert, tmp_path):
@@ -213,6 +296,7 @@ def test_values_too_large_for_fp16_are_refused(bert, tmp_path):
         bert.bert.encoder.layer[1].output.LayerNorm.bias.fill_(1e5)
     with pytest.raises(InvalidInput, match="Keep the signals in fp32"):
         TeacherSignals.build(bert, IDS, NAMES, tmp_path / "signals")
+    assert left_in(tmp_path) == []
     TeacherSignals.build(bert, IDS, NAMES, tmp_path / "signals", precision="fp32")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from accelerate.utils import DistributedType
 from safetensors import safe_open
 from transformers import (
     AutoModelForSequenceClassification,
@@ -19,8 +21,9 @@ from transformers import (
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments
+from hf_kdnas.distill.checks import refuse_sharding
 from hf_kdnas.distill.criterion import DistillationCriterion, check_objectives
-from hf_kdnas.distill.data import DistillationCollator
+from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.distill.trainer import DistillationTrainer, last_checkpoint
 from hf_kdnas.errors import InvalidInput
@@ -67,7 +70,10 @@ def make_student(tiny_bert_config, make_model):
 
 
 @pytest.fixture
-def arguments(tmp_path):
+def arguments(tmp_path, monkeypatch):
+    # Transformers 4.57 leaves the precision of the test before there.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
     def build(**options):
         defaults = {
             "output_dir": str(tmp_path / "out"),
@@ -283,8 +289,11 @@ def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(teacher, make_stud
         maps += [f"direct_relations.maps.{part}" for part in ("query", "key", "value")]
         learned = {f"objectives.{each}.{part}" for each in maps for part in ("weight", "bias")}
         assert set(file.keys()) == learned | {"objectives.hidden.found"}
+    # What push_to_hub uploads: the output folder without checkpoints.
+    trainer.save_model()
+    pushed = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert pushed == {"config.json", "model.safetensors", "training_args.bin"}
     trainer.save_model(str(tmp_path / "final"))
-    assert not (tmp_path / "final" / "criterion.safetensors").exists()
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "final")
     assert_same(loaded.state_dict(), student.state_dict(), rtol=0, atol=0)
 
@@ -485,3 +494,124 @@ def test_batches_without_the_signals_that_were_given_are_refused(teacher, make_s
 def test_arguments_survive_json(arguments):
     args = arguments(objectives=json.dumps({"task": {"weight": 2}}))
     assert json.loads(args.to_json_string())["objectives"] == {"task": {"weight": 2}}
+
+
+# Batches by length, as either line of Transformers has it.
+BY_LENGTH = (
+    {"group_by_length": True}
+    if "group_by_length" in DistillationArguments.__dataclass_fields__
+    else {"train_sampling_strategy": "group_by_length"}
+)
+
+
+def test_a_hyperparameter_search_makes_a_student_a_trial(teacher, make_student, arguments, tmp_path):
+    rows = rows_of(32)
+    names = DistillationCriterion(ALL, SHAPE, Architecture.from_config(teacher.config)).teacher_signals
+    cached = TeacherSignals.build(teacher, [row["input_ids"] for row in rows], names, tmp_path / "signals")
+    trainer = DistillationTrainer(
+        None,
+        arguments(**BY_LENGTH),
+        cached,
+        train_dataset=rows,
+        eval_dataset=rows[:8],
+        model_init=lambda: make_student(),
+    )
+    made = set()
+
+    def space(trial):
+        made.add(trainer.criterion)
+        return {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)}
+
+    best = trainer.hyperparameter_search(hp_space=space, n_trials=2, backend="optuna")
+    assert best.objective > 0
+    assert 1e-4 <= best.hyperparameters["learning_rate"] <= 1e-2
+    assert len(made) == 2
+    assert trainer.criterion not in made
+    assert {f"loss_{name}" for name in ALL} <= trainer.state.log_history[0].keys()
+    trained = {id(each) for group in trainer.optimizer.param_groups for each in group["params"]}
+    assert {id(each) for each in trainer.criterion.parameters()} <= trained
+    assert isinstance(trainer._get_train_sampler(), LengthGroupedSampler)
+
+
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)], ids=["traced", "compiled"]
+)
+def test_a_compiled_student_learns_the_same(teacher, make_student, arguments, backend):
+    """Hooks are set for each forward, long after the student was compiled."""
+    lengths = (7,) if backend == "aot_eager" else (3, 7, 20)
+    logs = []
+    for options in ({}, {"torch_compile": True, "torch_compile_backend": backend}):
+        args = arguments(max_steps=4, **options)
+        trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(32, lengths))
+        trainer.train()
+        logs.append(trainer.state.log_history[:4])
+    assert trainer.model_wrapped is not trainer.model
+    for plain, compiled in zip(*logs, strict=True):
+        for name in ("loss", *(f"loss_{each}" for each in ALL)):
+            assert compiled[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bf16", "expected"),
+    [
+        ("auto", False, torch.float32),
+        ("auto", True, torch.bfloat16),
+        ("float32", True, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+        ("float16", False, torch.float16),
+    ],
+)
+def test_a_live_teacher_computes_in_its_own_dtype(teacher, make_student, arguments, dtype, bf16, expected):
+    student, found = make_student(), []
+    for model in (student, teacher):
+        dtypes = set()
+        model.bert.encoder.layer[0].output.dense.register_forward_hook(
+            lambda module, inputs, output, dtypes=dtypes: dtypes.add(output.dtype)
+        )
+        found.append(dtypes)
+    args = arguments(bf16=bf16, teacher_dtype=dtype)
+    DistillationTrainer(student, args, teacher, train_dataset=rows_of(8)).train()
+    assert found == [{torch.bfloat16 if bf16 else torch.float32}, {expected}]
+    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float32}
+
+
+def test_a_teacher_that_was_loaded_in_half_precision(teacher, make_student, arguments):
+    logs = []
+    for model in (teacher, copy.deepcopy(teacher).bfloat16()):
+        trainer = DistillationTrainer(make_student(), arguments(), model, train_dataset=rows_of(8))
+        trainer.train()
+        logs.append(trainer.state.log_history[0])
+    for name in (f"loss_{each}" for each in ALL):
+        assert logs[1][name] == pytest.approx(logs[0][name], rel=0.1, abs=0.02), name
+
+
+@pytest.mark.parametrize(("short", "whose"), [("student", "student"), ("teacher", "teacher")])
+def test_texts_longer_than_a_position_table_are_refused(
+    tiny_bert_config, make_model, make_student, arguments, short, whose
+):
+    tiny_bert_config.max_position_embeddings = 32 if short == "teacher" else 64
+    teacher = make_model(tiny_bert_config)
+    student = make_student(max_position_embeddings=32 if short == "student" else 64)
+    trainer = DistillationTrainer(student, arguments(), teacher, train_dataset=rows_of(8))
+    with pytest.raises(InvalidInput, match=f"a text of 60 tokens'; this {whose} has positions for 32"):
+        trainer.train()
+
+
+def test_reentrant_checkpointing_on_the_model_itself_is_refused(teacher, make_student, arguments):
+    def checkpointed():
+        student = make_student()
+        enable = getattr(student, f"{CHECKPOINTING}_enable")
+        enable(**{f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}})
+        return student
+
+    with pytest.raises(InvalidInput, match=r"reentrant checkpointing.*use_reentrant: False"):
+        DistillationTrainer(checkpointed(), arguments(), teacher, train_dataset=rows_of(8))
+    args = arguments(**{CHECKPOINTING: True})  # sets the other kind
+    DistillationTrainer(checkpointed(), args, teacher, train_dataset=rows_of(8)).train()
+
+
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_launches_that_split_layers_are_refused(kind):
+    with pytest.raises(InvalidInput, match=f"{kind.value}.*whole layers on each rank.*DDP"):
+        refuse_sharding(kind)
+    refuse_sharding(DistributedType.MULTI_GPU)

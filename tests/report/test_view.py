@@ -22,9 +22,12 @@ def test_models_come_in_the_order_of_the_table(results: dict[str, Any]) -> None:
     assert rows[1].retained == pytest.approx(results["student"]["quality"] / results["teacher"]["quality"])
 
 
-def test_a_teacher_of_no_quality_divides_nothing(results: dict[str, Any]) -> None:
-    results["teacher"]["quality"] = 0.0
+@pytest.mark.parametrize("quality", [0.0, -0.1])
+def test_a_teacher_of_no_quality_divides_nothing(results: dict[str, Any], quality: float) -> None:
+    results["teacher"]["quality"] = quality
+    results["retained"] = None
     assert {row.retained for row in view.rows(results)} == {None}
+    assert f"of its teacher, which has none to keep: {quality:.4f}" in view.verdict(results)
 
 
 def test_intervals_of_a_ratio_become_those_of_the_speed_up(results: dict[str, Any]) -> None:

@@ -66,3 +66,26 @@ def test_every_objective_with_searched_layers(distil):
     trained = distil(objectives, 2)
     assert all(torch.isfinite(tensor).all() for tensor in trained.values())
     assert not same(trained, distil({"logits": {}}, 2))
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("auto", torch.bfloat16), ("float32", torch.float32)])
+def test_a_live_teacher_computes_in_its_own_dtype(tiny_bert_config, make_model, dtype, expected):
+    teacher, dtypes = make_model(tiny_bert_config), set()
+    teacher.bert.encoder.layer[0].output.dense.register_forward_hook(
+        lambda module, inputs, output: dtypes.add(output.dtype)
+    )
+    rows = [{"input_ids": [2, 7, 3], "labels": 0}, {"input_ids": [2, 8, 9, 3], "labels": 1}]
+    section = TrainingSection(epochs=1, precision="bf16")
+    kd = MiniKD(
+        initialiser=Initialiser("random", teacher),
+        rows=rows,
+        collator=DistillationCollator(0),
+        objectives={"logits": {}},
+        section=section,
+        seed=0,
+        score=lambda student: 0.5,
+        device=torch.device("cpu"),
+        teacher_dtype=dtype,
+    )
+    assert list(kd.run([SHAPE])) == [(SHAPE, 0.5)]
+    assert dtypes == {expected}

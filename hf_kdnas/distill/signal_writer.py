@@ -1,0 +1,203 @@
+"""Writing a teacher's signals: in batches of like lengths, and on from where a killed build stopped."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.capture import Capture, forward_signals, signal_width
+from hf_kdnas.distill.data import pad
+from hf_kdnas.distill.signal_files import (
+    DIGESTS,
+    LENGTHS,
+    META,
+    PROGRESS,
+    array_file,
+    checksum,
+    kept_dtype,
+    units,
+)
+from hf_kdnas.distill.signal_keys import text_digests
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import reads_tokens
+from hf_kdnas.precision import autocast
+from hf_kdnas.run import read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# A build that is killed loses so many seconds of work at most.
+CHECKPOINT_SECONDS = 30.0
+
+Progress = Callable[[int, int], None]
+
+
+def token_batches(
+    lengths: NDArray[np.int64], tokens: int, done: int = 0, progress: Progress | None = None
+) -> Iterator[list[int]]:
+    """Indices in batches of like lengths and at most `tokens` tokens with padding, longest first.
+
+    Args:
+        lengths: Of all texts.
+        tokens: Most tokens of a batch.
+        done: Texts, in this order, that are left out.
+        progress: Called after each batch.
+    """
+    order = np.argsort(-lengths, kind="stable").tolist()
+    while done < len(order):
+        rows = max(1, tokens // max(1, int(lengths[order[done]])))
+        yield order[done : done + rows]
+        done = min(done + rows, len(order))
+        if progress is not None:
+            progress(done, len(order))
+
+
+class Writer:
+    """The arrays of a folder that is being built, perhaps begun by a process that was killed.
+
+    Attributes:
+        lengths: Tokens of each text.
+        done: Texts that were written, in the order of `token_batches`.
+    """
+
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        input_ids: Sequence[Sequence[int]],
+        token_type_ids: Sequence[Sequence[int]] | None,
+        names: Sequence[str],
+        folder: Path,
+        precision: str,
+        key: str,
+    ) -> None:
+        self.teacher = teacher
+        self.input_ids = input_ids
+        self.token_type_ids = token_type_ids
+        self.names = names
+        self.folder = folder
+        self.precision = precision
+        self.key = key
+        self.token_logits = reads_tokens(type(teacher))
+        self.capture = Capture(teacher, names)
+        self.lengths = np.fromiter(map(len, input_ids), dtype=np.int64, count=len(input_ids))
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.digests = text_digests(input_ids)
+        self.done = self._resume()
+        self.arrays = {name: self._array(name) for name in names}
+        self._saved_at = time.monotonic()
+
+    def _resume(self) -> int:
+        """Texts that an earlier build of the same key wrote; what another one left is cleared away."""
+        known = read_json(self.folder / PROGRESS)
+        if known is not None and known["key"] == self.key:
+            return int(known["done"])
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        return 0
+
+    def _array(self, name: str) -> np.memmap[Any, np.dtype[Any]]:
+        file = array_file(self.folder, name)
+        if self.done:
+            return np.lib.format.open_memmap(file, mode="r+")
+        rows, width = (
+            units(name, self.lengths, self.token_logits),
+            signal_width(name, self.teacher.config),
+        )
+        return np.lib.format.open_memmap(
+            file, mode="w+", dtype=kept_dtype(name, self.precision), shape=(rows, width)
+        )
+
+    def run(self, batch_size_tokens: int, compute: str, progress: Progress | None) -> None:
+        """Write what is missing, batch by batch; the folder is whole afterwards.
+
+        Raises:
+            InvalidInput: If a value is too large for the precision; then nothing is left that could go on.
+        """
+        try:
+            for indices in token_batches(self.lengths, batch_size_tokens, self.done, progress):
+                self._write(indices, compute)
+            self.finish()
+        except InvalidInput:
+            shutil.rmtree(self.folder)
+            raise
+
+    @torch.inference_mode()
+    def _write(self, indices: list[int], compute: str) -> None:
+        """Run the teacher on a batch and write its signals."""
+        batch = self._batch(indices)
+        training = self.teacher.training
+        self.teacher.train(False)
+        try:
+            with autocast(batch["input_ids"].device, compute):
+                signals = forward_signals(self.teacher, self.capture, batch)
+        finally:
+            self.teacher.train(training)
+        kept = batch["attention_mask"].bool()
+        tokens = np.concatenate(
+            [np.arange(self.starts[index], self.starts[index] + self.lengths[index]) for index in indices]
+        )
+        for name in self.names:
+            by_sample = name == "logits" and not self.token_logits
+            where = indices if by_sample else tokens
+            values = signals[name] if by_sample else signals[name][kept]
+            self.arrays[name][where] = self._checked(name, values.float().cpu().numpy())
+        self.done += len(indices)
+        if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+            self._save()
+
+    def _batch(self, indices: list[int]) -> dict[str, Tensor]:
+        length = int(self.lengths[indices].max())
+        padding = self.teacher.config.pad_token_id or 0
+        ids, mask = pad([self.input_ids[index] for index in indices], padding, length)
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if self.token_type_ids is not None:
+            batch["token_type_ids"], _ = pad([self.token_type_ids[index] for index in indices], 0, length)
+        return {name: tensor.to(self.teacher.device) for name, tensor in batch.items()}
+
+    def _checked(self, name: str, values: NDArray[np.float32]) -> NDArray[Any]:
+        dtype = kept_dtype(name, self.precision)
+        with np.errstate(over="ignore"):
+            kept = values.astype(dtype)
+        if not np.isfinite(kept).all():
+            raise InvalidInput(
+                "precision",
+                self.precision,
+                f"{name} of this teacher reaches {np.abs(values).max():g}, {dtype} {np.finfo(dtype).max:g}",
+                "Keep the signals in fp32; if they are not finite there either, run the teacher in float32, "
+                "or mend it.",
+            )
+        return kept
+
+    def _save(self) -> None:
+        """Write out what is there, and only then how much it is."""
+        for array in self.arrays.values():
+            array.flush()
+        write_json(self.folder / PROGRESS, {"key": self.key, "done": self.done})
+        self._saved_at = time.monotonic()
+
+    def finish(self) -> None:
+        """Write everything out; meta.json comes last."""
+        for array in self.arrays.values():
+            array.flush()
+        np.save(self.folder / LENGTHS, self.lengths)
+        np.save(self.folder / DIGESTS, self.digests)
+        meta = {
+            "key": self.key,
+            "names": list(self.names),
+            "teacher": Architecture.from_config(self.teacher.config).as_dict(),
+            "vocab_size": self.teacher.config.vocab_size,
+            "num_labels": self.teacher.config.num_labels,
+            "token_logits": self.token_logits,
+            "checksums": {name: checksum(array) for name, array in self.arrays.items()},
+        }
+        write_json(self.folder / META, meta)
+        (self.folder / PROGRESS).unlink(missing_ok=True)

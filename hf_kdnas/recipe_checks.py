@@ -68,6 +68,13 @@ def check_recipe(recipe: Recipe) -> None:
         _check_unlabelled(recipe)
     _check_objectives("distillation.objectives", recipe.distillation.objectives)
     _check_search(recipe.search)
+    if recipe.search.quality == "hidden_states" and "hidden" not in recipe.distillation.objectives:
+        raise InvalidInput(
+            "search.quality",
+            "hidden_states",
+            f"the objectives are {', '.join(recipe.distillation.objectives)}",
+            "Add hidden to distillation.objectives, or set metric.",
+        )
     for key, section in (
         ("teacher.fine_tune", recipe.teacher.fine_tune),
         ("distillation.training", recipe.distillation.training),

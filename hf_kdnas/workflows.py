@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,6 +238,7 @@ class _Search(Stages):
             section=recipe.search.proxy,
             seed=recipe.seed,
             score=self.score,
+            quality=recipe.search.quality,
             device=self.processes.device,
             teacher_dtype=recipe.teacher.dtype,
         )
@@ -297,9 +298,12 @@ class _Search(Stages):
         Raises:
             InvalidInput: If there is none.
         """
+        constraints = self.recipe.search.constraints
+        if self.recipe.search.quality != "metric":
+            constraints = replace(constraints, retained=None)  # of the metric: not known of candidates
         ranked = by_merit(
             (self._candidate(each) for each in candidates if each.state == "complete"),
-            self.recipe.search.constraints,
+            constraints,
         )
         if not ranked:
             raise InvalidInput(

@@ -76,6 +76,10 @@ def _refused(
         (("--report_to", "[comet_ml]"), ("report_to", "pip install comet-ml")),
         (("--output_dir", "/dev/null/run"), ("output_dir", "must be a folder that can be written")),
         (("--data.label", "text"), ("data.text", "the column of the labels")),
+        (
+            ("--search.quality", "hidden_states", "--distillation.objectives", "{logits: {}}"),
+            ("search.quality", "Add hidden"),
+        ),
         (("--distillation.objectives", "{mlm: {}}"), ("distillation.objectives", "data.task: fill-mask")),
         (("--data.text", "[text, text]"), ("data.text", "two different ones")),
         (("--data.where", "{label: fresh}"), ("data.label", "all rows to train on have the label")),

@@ -43,7 +43,7 @@ def train_alone(
     seed: int,
     narrator: Narrator,
     what: str,
-) -> None:
+) -> dict[str, float]:
     """Train a model in place, without checkpoints; it is left on the device, in training mode.
 
     Args:
@@ -58,6 +58,9 @@ def train_alone(
         seed: Decides dropout, the order of the rows, and what `collator` draws.
         narrator: Tells how it goes on.
         what: Names the model there.
+
+    Returns:
+        Each term of the loss by name, its mean over the steps of the last epoch.
     """
     move_to(student, device)
     criterion.to(device)
@@ -65,7 +68,9 @@ def train_alone(
     optimiser = torch.optim.AdamW(
         parameters, lr=section.learning_rate, weight_decay=section.weight_decay, fused=True
     )
+    epoch = math.ceil(len(rows) / section.batch_size / section.gradient_accumulation_steps)
     steps = _steps(section, len(rows))
+    losses: dict[str, Tensor] = {}
     warmup = math.ceil(section.warmup_fraction * steps)
     schedule = get_linear_schedule_with_warmup(optimiser, warmup, steps)
     precisions = (section.precision, teacher_precision(teacher_dtype, section.precision))
@@ -84,13 +89,16 @@ def train_alone(
             criterion.progress = step / steps
             counts = _joined(criterion.counts(batch) for batch in micro_batches)
             for batch in micro_batches:
-                loss, _ = criterion(*read(batch), batch, counts)
+                loss, terms = criterion(*read(batch), batch, counts)
                 loss.backward()
+                if step >= steps - epoch:
+                    losses = {name: losses.get(name, 0) + term for name, term in terms.items()}
             torch.nn.utils.clip_grad_norm_(parameters, section.max_grad_norm)
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()
             progress(step + 1, "")
+    return {name: float(loss) / min(epoch, steps) for name, loss in losses.items()}
 
 
 def _steps(section: TrainingSection, rows: int) -> int:

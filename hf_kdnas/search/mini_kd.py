@@ -40,8 +40,10 @@ class MiniKD:
         objectives: As in the recipe.
         section: How long and how fast to train.
         seed: Decides drawn weights, dropout and the order of the rows, the same for all candidates.
-        score: Quality of a student on the selection split.
+        score: The task's metric of a student on the selection split.
         device: Where to train.
+        quality: What a candidate is worth: its `metric`, or by its `hidden_states` 1 - L_HS, L_HS being the
+            mean hidden-state loss of its last epoch (KD-NAS without a task).
         teacher_dtype: What a live teacher computes in.
     """
 
@@ -53,14 +55,17 @@ class MiniKD:
     seed: int
     score: Callable[[PreTrainedModel], float]
     device: torch.device
+    quality: str = "metric"
     teacher_dtype: str = "auto"
 
     def run(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, float]]:
         """Distil the candidates of an episode, and give each one's quality as soon as it is known."""
         for architecture in candidates:
-            yield architecture, self.score(self._distil(architecture))
+            student, losses = self._distil(architecture)
+            hidden_states = self.quality == "hidden_states"
+            yield architecture, 1 - losses["hidden"] if hidden_states else self.score(student)
 
-    def _distil(self, architecture: Architecture) -> PreTrainedModel:
+    def _distil(self, architecture: Architecture) -> tuple[PreTrainedModel, dict[str, float]]:
         teacher = self.initialiser.teacher
         student = self.initialiser.student(architecture, self.seed)
         criterion = DistillationCriterion(
@@ -70,7 +75,7 @@ class MiniKD:
             projection=self.initialiser.projection(architecture),
             seed=self.seed,
         )
-        train_alone(
+        losses = train_alone(
             student,
             criterion,
             self.section,
@@ -83,4 +88,4 @@ class MiniKD:
             narrator=Narrator(speaks=False),
             what=architecture.key,
         )
-        return student
+        return student, losses

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.data import DistillationCollator
+from hf_kdnas.distill.capture import Capture, forward_signals
+from hf_kdnas.distill.criterion import DistillationCriterion
+from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
 from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.recipe import TrainingSection
 from hf_kdnas.search.mini_kd import MiniKD
@@ -89,3 +91,37 @@ def test_a_live_teacher_computes_in_its_own_dtype(tiny_bert_config, make_model, 
     )
     assert list(kd.run([SHAPE])) == [(SHAPE, 0.5)]
     assert dtypes == {expected}
+
+
+def test_quality_by_hidden_states_is_that_of_the_last_epoch(tiny_bert_config, make_model):
+    """KD-NAS without a task: 1 - L_HS. With a learning rate of next to nothing the loss stays as it was."""
+    tiny_bert_config.hidden_dropout_prob = tiny_bert_config.attention_probs_dropout_prob = 0.0
+    rows = [{"input_ids": [2, 5 + index, 3], "labels": 0} for index in range(6)]
+    initialiser, collator = Initialiser("random", make_model(tiny_bert_config)), DistillationCollator(0)
+    section = TrainingSection(epochs=2, batch_size=4, learning_rate=1e-12, precision="fp32")
+    kd = MiniKD(
+        initialiser,
+        rows,
+        collator,
+        {"hidden": {}, "logits": {}},
+        section,
+        0,
+        lambda student: 0.5,
+        torch.device("cpu"),
+        quality="hidden_states",
+    )
+    [(_, quality)] = kd.run([SHAPE])
+    teacher = Architecture.from_config(tiny_bert_config)
+    criterion = DistillationCriterion({"hidden": {}}, SHAPE, teacher)
+    student, losses = initialiser.student(SHAPE, 0), []
+    for indices in LengthGroupedSampler([3] * 6, 4, 0).batches():
+        batch = collator([rows[index] for index in indices])
+        ours, theirs = (
+            forward_signals(model.eval(), Capture(model, names), batch)
+            for model, names in (
+                (student, criterion.student_signals),
+                (initialiser.teacher, criterion.teacher_signals),
+            )
+        )
+        losses.append(criterion(ours, theirs, batch, criterion.counts(batch))[1]["hidden"].item())
+    assert quality == pytest.approx(1 - sum(losses) / 2, abs=1e-4)

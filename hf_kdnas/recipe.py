@@ -274,8 +274,9 @@ class SearchSection:
     )
     quality: Literal["metric", "hidden_states"] = _option(
         "metric",
-        "what candidates are rewarded for: the task's metric on the selection split, or 1 - their hidden-state "
-        "loss in the last epoch (KD-NAS without a task); finalists are chosen by the metric in any case",
+        "what candidates are rewarded for: the task's metric on the selection split, or 1 - their "
+        "hidden-state loss in the last epoch (KD-NAS without a task); finalists are chosen by the metric "
+        "in any case",
     )
     alpha: float = _option(-0.06, "exponent of latency in the reward", most=0)
     beta: float = _option(0.6, "the wanted part of the teacher's latency, in the reward", above=0)

@@ -63,4 +63,4 @@ docs: setup ## Make the recipe reference, the benchmarks page and the example ca
 	$(BIN)/python docs/generate_benchmarks.py
 
 bench: setup ## Run the benchmarks in their quick form
-	@set -e; for benchmark in $(filter-out %/harness.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark --quick $(ARGS); done
+	@set -e; for benchmark in $(filter-out %/harness.py %/trainers.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark --quick $(ARGS); done

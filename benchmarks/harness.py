@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,31 @@ def spread(values: Sequence[float], digits: int = 1, scale: float = 100.0) -> st
     if len(values) == 1:
         return f"{mean:.{digits}f} (1 seed)"
     return f"{mean:.{digits}f} ± {statistics.stdev(values) * scale:.{digits}f}"
+
+
+def alternately(arms: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
+    """What each arm measures in each round: all arms in turn, every second round the other way round.
+
+    Args:
+        arms: Measures one arm, given the number of the round, from 0.
+        rounds: Number of rounds.
+    """
+    found: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds):
+        for name in list(arms)[:: -1 if number % 2 else 1]:
+            found[name].append(arms[name](number))
+            print(f"    round {number + 1} of {rounds}: {name} {found[name][-1]:.4g}", flush=True)
+    return found
+
+
+def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
+    """One arm over another, round by round, so that what slowed a whole round cancels."""
+    return [each / other for each, other in zip(over, under, strict=True)]
+
+
+def middle(values: Sequence[float], digits: int = 2) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def results_of(folder: Path) -> dict[str, Any]:

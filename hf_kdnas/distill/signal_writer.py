@@ -141,15 +141,15 @@ class Writer:
                 signals = forward_signals(self.teacher, self.capture, batch)
         finally:
             self.teacher.train(training)
-        kept = batch["attention_mask"].bool()
+        kept = batch["attention_mask"].bool().flatten()
         tokens = np.concatenate(
             [np.arange(self.starts[index], self.starts[index] + self.lengths[index]) for index in indices]
         )
         for name in self.names:
             by_sample = name == "logits" and not self.token_logits
             where = indices if by_sample else tokens
-            values = signals[name] if by_sample else signals[name][kept]
-            self.arrays[name][where] = self._checked(name, values.float().cpu().numpy())
+            values = signals[name] if by_sample else signals[name].flatten(0, 1)[kept]
+            self.arrays[name][where] = self._checked(name, values)
         self.done += len(indices)
         if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
             self._save()
@@ -163,19 +163,19 @@ class Writer:
             batch["token_type_ids"], _ = pad([self.token_type_ids[index] for index in indices], 0, length)
         return {name: tensor.to(self.teacher.device) for name, tensor in batch.items()}
 
-    def _checked(self, name: str, values: NDArray[np.float32]) -> NDArray[Any]:
+    def _checked(self, name: str, values: Tensor) -> NDArray[Any]:
+        """The values as they are kept. By torch: NumPy takes ten times as long to halve and to check them."""
         dtype = kept_dtype(name, self.precision)
-        with np.errstate(over="ignore"):
-            kept = values.astype(dtype)
-        if not np.isfinite(kept).all():
+        kept = values.to(getattr(torch, dtype.name))
+        if not torch.stack(kept.aminmax()).isfinite().all():
             raise InvalidInput(
                 "precision",
                 self.precision,
-                f"{name} of this teacher reaches {np.abs(values).max():g}, {dtype} {np.finfo(dtype).max:g}",
+                f"{name} of this teacher reaches {values.abs().max():g}, {dtype} {np.finfo(dtype).max:g}",
                 "Keep the signals in fp32; if they are not finite there either, run the teacher in float32, "
                 "or mend it.",
             )
-        return kept
+        return kept.cpu().numpy()
 
     def _save(self) -> None:
         """Write out what is there, and only then how much it is."""

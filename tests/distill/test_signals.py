@@ -300,6 +300,13 @@ def test_values_too_large_for_fp16_are_refused(bert, tmp_path):
     TeacherSignals.build(bert, IDS, NAMES, tmp_path / "signals", precision="fp32")
 
 
+def test_values_that_are_not_numbers_are_refused(bert, tmp_path):
+    with torch.no_grad():
+        bert.bert.encoder.layer[1].output.LayerNorm.bias[0] = float("nan")
+    with pytest.raises(InvalidInput, match=r"reaches nan.*mend the teacher"):
+        TeacherSignals.build(bert, IDS, NAMES, tmp_path / "signals", precision="fp32")
+
+
 def test_other_precisions_are_refused(bert, tmp_path):
     with pytest.raises(InvalidInput, match="precisions are fp16, fp32"):
         TeacherSignals.build(bert, IDS, NAMES, tmp_path / "signals", precision="int8")

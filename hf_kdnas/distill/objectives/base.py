@@ -38,6 +38,9 @@ class Objective(nn.Module):
     student_signals: frozenset[str] = frozenset()
     teacher_signals: frozenset[str] = frozenset()
 
+    # Whether the current `forward` was called under autocast.
+    _autocast = False
+
     def __init__(self, student: Architecture, teacher: Architecture) -> None:
         super().__init__()
         self.student = student
@@ -58,7 +61,7 @@ class Objective(nn.Module):
         """Fix, from a sample of both models' signals, what has to stay the same in all batches."""
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
-        """The sum of the loss over the batch's units, in fp32 also under autocast.
+        """The sum of the loss over the batch's units, in fp32 also under autocast, but for learned maps.
 
         Args:
             student: The student's signals by name.
@@ -67,12 +70,22 @@ class Objective(nn.Module):
                 where there are any: they say which task it is of.
         """
         padding = ~batch["attention_mask"].bool()
-        with torch.autocast(padding.device.type, enabled=False):
+        device = padding.device.type
+        self._autocast = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False):
             return self.total(
                 {name: _cleaned(student[name], padding) for name in self.student_signals},
                 {name: _cleaned(teacher[name], padding) for name in self.teacher_signals},
                 batch,
             )
+
+    def mapped(self, learned: nn.Module, states: Tensor) -> Tensor:
+        """States through a learned map: computed as the model's own layers are, returned in fp32 at least.
+
+        In fp32 beside a model in bf16 one map of a hidden state would cost as much as a layer on a GPU.
+        """
+        with torch.autocast(states.device.type, enabled=self._autocast):
+            return _at_least_fp32(learned(states))
 
 
 def _cleaned(signal: Tensor, padding: Tensor) -> Tensor:
@@ -81,8 +94,12 @@ def _cleaned(signal: Tensor, padding: Tensor) -> Tensor:
     Emptied before it is used, because what stands there may be infinite, and would reach the real
     tokens through the matrix products of a backward pass.
     """
-    signal = signal.float() if signal.dtype in (torch.float16, torch.bfloat16) else signal
+    signal = _at_least_fp32(signal)
     return signal.masked_fill(padding[..., None], 0) if signal.dim() > 2 else signal
+
+
+def _at_least_fp32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def count_samples(batch: Batch) -> int:

@@ -47,6 +47,6 @@ class DirectRelations(Objective):
         """Sum over the tokens."""
         errors = []
         for part in PARTS:
-            mapped = self.maps[part](student[f"{part}.{self.student.num_hidden_layers}"])
+            mapped = self.mapped(self.maps[part], student[f"{part}.{self.student.num_hidden_layers}"])
             errors.append((mapped - teacher[f"{part}.{self.teacher_layer}"]).square().mean(-1))
         return sum_over_tokens(torch.stack(errors).sum(0), batch)

@@ -130,7 +130,7 @@ class HiddenStates(Objective):
         errors = []
         for layer, sources in self.sources.items():
             wanted = torch.cat([teacher[f"hidden.{source}"] for source in sources], dim=-1)
-            mapped = self.maps[str(layer)](student[f"hidden.{layer}"])
+            mapped = self.mapped(self.maps[str(layer)], student[f"hidden.{layer}"])
             errors.append((mapped - wanted).square().mean(-1))
         return torch.stack(errors).sum(0)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
 
 if TYPE_CHECKING:
     from optuna.distributions import CategoricalDistribution
+    from transformers import PretrainedConfig
 
 DIMENSIONS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
 
@@ -126,6 +130,19 @@ class SearchSpace:
     def _member_set(self) -> frozenset[Architecture]:
         return frozenset(self.members)
 
+    @property
+    def widest(self) -> Architecture:
+        """The envelope of the members, as a rule none of them itself.
+
+        The most layers and the greatest hidden and intermediate size of all, and the most heads of those
+        of that hidden size. Every member of a native space can be cut from it.
+        """
+        return replace(
+            max(self.members, key=lambda member: (member.hidden_size, member.num_attention_heads)),
+            num_hidden_layers=max(member.num_hidden_layers for member in self.members),
+            intermediate_size=max(member.intermediate_size for member in self.members),
+        )
+
     def sample(self, rng: random.Random) -> Architecture:
         """A member drawn uniformly."""
         return rng.choice(self.members)
@@ -234,6 +251,104 @@ class SearchSpace:
                 "Choose one of these, or list the dimensions.",
             )
         return cls(**_PRESETS[name])
+
+
+# AutoDistil's sub-spaces have so many values on every dimension (arXiv 2201.12507, table 1).
+_VALUES = 4
+
+
+def partition(teacher: PretrainedConfig | Architecture, k: int = 3) -> list[SearchSpace]:
+    """Compact sub-spaces cut from a teacher, small to large: AutoDistil's, for the teacher's own sizes.
+
+    Each has at most 4 values a dimension, all for a stock config of the teacher's family, and widths above
+    those of the one before, from about a sixth of the teacher's width to its own. A member's heads are the
+    first of the teacher's, so its width says how many; where a sub-space would have fewer than 3 widths,
+    heads of half the size give it those in between. As in the paper, the smallest of several sub-spaces
+    begins at a third of the teacher's layers and stays below its MLP ratio, the others end at both.
+
+    Args:
+        teacher: Config, or shape, of the teacher.
+        k: Number of sub-spaces, each with a SuperLM of its own.
+
+    Raises:
+        InvalidInput: If the teacher has no k widths of whole heads.
+
+    Source: arXiv 2201.12507, table 1.
+    """
+    shape = teacher if isinstance(teacher, Architecture) else Architecture.from_config(teacher)
+    unit, most = shape.attention_head_size, min(shape.hidden_size, shape.attention_size)
+    whole = [
+        width
+        for width in range(unit, most + 1, unit)
+        if 6 * width >= shape.hidden_size and _family_allows(teacher, width)
+    ]
+    if not 1 <= k <= len(whole):
+        raise InvalidInput(
+            "k",
+            k,
+            f"a teacher of {shape.key} has 1 to {len(whole)} sub-spaces, each with a width of whole heads",
+            f"Ask for {len(whole)} at most.",
+        )
+    bands = [whole[len(whole) * part // k : len(whole) * (part + 1) // k] for part in range(k)]
+    spaces = []
+    for band in bands:
+        halves = [width - unit // 2 for width in band] if len(band) < 3 and unit % 2 == 0 else []
+        widths = sorted([*band, *(width for width in halves if _family_allows(teacher, width))])
+        spaces.append(_sub_space(shape, _spread(widths), smallest=k > 1 and band is bands[0]))
+    return spaces
+
+
+def _family_allows(teacher: PretrainedConfig | Architecture, width: int) -> bool:
+    return isinstance(teacher, Architecture) or get_family(teacher).allows_width(teacher, width)
+
+
+def _sub_space(teacher: Architecture, widths: Sequence[int], *, smallest: bool) -> SearchSpace:
+    """A sub-space with these widths."""
+    unit = teacher.attention_head_size
+
+    def head_size(width: int) -> int:
+        return unit // 2 if width % unit else unit
+
+    return SearchSpace(
+        {
+            "num_hidden_layers": _depths(teacher.num_hidden_layers, smallest=smallest),
+            "hidden_size": widths,
+            "num_attention_heads": sorted({width // head_size(width) for width in widths}),
+            "intermediate_size": _ratios(teacher, math.gcd(*widths), smallest=smallest),
+            "hidden_act": [teacher.hidden_act],
+        },
+        {
+            "cut from the teacher": lambda member: member.fits_into(teacher),
+            "heads of the teacher": lambda member: (
+                member.attention_head_size == head_size(member.hidden_size)
+            ),
+        },
+        ratio=True,
+    )
+
+
+def _depths(layers: int, *, smallest: bool) -> list[int]:
+    """Of 12 layers 4 to 7 for the smallest sub-space, and 9 to 12 for others."""
+    step = max(1, layers // 12)
+    first = max(1, layers // 3 if smallest else layers - (_VALUES - 1) * step)
+    return [depth for depth in range(first, first + _VALUES * step, step) if depth <= layers]
+
+
+def _ratios(teacher: Architecture, common: int, *, smallest: bool) -> list[float]:
+    """Of a ratio of 4, 2.0 to 3.5 for the smallest sub-space, and 2.5 to 4.0 for others.
+
+    Steps are powers of two, so that products with the widths, multiples of `common`, are whole.
+    """
+    ratio = teacher.intermediate_size / teacher.hidden_size
+    step = max(2.0 ** math.ceil(math.log2(ratio / 8)), 1 / (common & -common))
+    last = max(1, int(ratio / step) - smallest)
+    return [count * step for count in range(max(1, last - _VALUES + 1), last + 1)]
+
+
+def _spread(values: Sequence[int]) -> list[int]:
+    """At most 4 of the values, evenly, the first and the last among them."""
+    count = min(len(values), _VALUES)
+    return [values[round(place * (len(values) - 1) / max(1, count - 1))] for place in range(count)]
 
 
 def _to_multiple(size: float, of: int = 8) -> int:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import ElectraConfig
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.space import DIMENSIONS, SearchSpace
+from hf_kdnas.slicing import head_rows
+from hf_kdnas.space import DIMENSIONS, SearchSpace, partition
+
+MINILM = Architecture(6, 384, 12, 1536)
+MPNET = Architecture(12, 768, 12, 3072)
 
 SMALL = SearchSpace(
     {
@@ -113,3 +119,128 @@ def test_an_unknown_preset_is_an_error() -> None:
 
 def test_optuna_gets_the_values_of_each_dimension() -> None:
     assert {name: tuple(each.choices) for name, each in SMALL.distributions().items()} == SMALL.dimensions
+
+
+def widths(space: SearchSpace) -> list[int]:
+    return sorted({member.hidden_size for member in space})
+
+
+@pytest.mark.parametrize(
+    ("teacher", "wanted", "depths"),
+    [
+        (
+            MINILM,
+            [[64, 96, 128], [160, 192, 224, 256], [288, 320, 352, 384]],
+            [(2, 3, 4, 5), (3, 4, 5, 6), (3, 4, 5, 6)],
+        ),
+        (
+            MPNET,
+            [[128, 192, 256], [320, 384, 448, 512], [576, 640, 704, 768]],
+            [(4, 5, 6, 7), (9, 10, 11, 12), (9, 10, 11, 12)],
+        ),
+    ],
+)
+def test_a_partition_is_the_papers_for_the_teachers_own_sizes(
+    teacher: Architecture, wanted: list[list[int]], depths: list[tuple[int, ...]]
+) -> None:
+    spaces = partition(teacher)
+    assert [widths(space) for space in spaces] == wanted
+    assert [space.dimensions["num_hidden_layers"] for space in spaces] == depths
+    ratios = [space.dimensions["intermediate_size"] for space in spaces]
+    assert ratios == [(2.0, 2.5, 3.0, 3.5), (2.5, 3.0, 3.5, 4.0), (2.5, 3.0, 3.5, 4.0)]
+    assert [len(space) for space in spaces] == [4 * 4 * len(each) for each in wanted]
+    for member in (member for space in spaces for member in space):
+        # Its heads are the teacher's first ones, whole.
+        assert member.attention_head_size == teacher.attention_head_size
+        assert head_rows(teacher, member).tolist() == list(range(member.hidden_size))
+
+
+@given(
+    layers=st.integers(1, 24),
+    heads=st.integers(1, 16),
+    unit=st.sampled_from([8, 13, 26, 32, 64]),
+    ratio=st.sampled_from([1, 1.3, 2, 3.8, 4]),
+    k=st.integers(1, 5),
+)
+def test_sub_spaces_are_apart_and_cut_from_the_teacher(
+    layers: int, heads: int, unit: int, ratio: float, k: int
+) -> None:
+    teacher = Architecture(layers, heads * unit, heads, int(heads * unit * ratio))
+    whole = heads - (heads + 5) // 6 + 1  # widths of whole heads from a sixth of the teacher's on
+    if k > whole:
+        with pytest.raises(InvalidInput, match=f"1 to {whole} sub-spaces"):
+            partition(teacher, k)
+        return
+    spaces = partition(teacher, k)
+    assert len(spaces) == k
+    assert 6 * widths(spaces[0])[0] <= teacher.hidden_size + 5 * unit
+    assert widths(spaces[-1])[-1] == teacher.hidden_size
+    for smaller, larger in itertools.pairwise(spaces):
+        assert widths(smaller)[-1] < widths(larger)[0]
+    for space in spaces:
+        assert all(len(values) <= 4 for values in space.dimensions.values())
+        assert len(widths(space)) >= min(3, 2 if unit % 2 == 0 else 1)
+        assert widths(space)[-1] % unit == 0
+        for member in space:
+            assert member.head_size is None
+            assert member.fits_into(teacher)
+            assert member.fits_into(space.widest)
+            assert member.attention_head_size in (unit, unit // 2)
+            assert space.architecture(space.values_of(member)) == member
+            space.neighbours(member)
+
+
+def test_heads_of_half_the_size_fill_up_a_narrow_sub_space() -> None:
+    small, middle, large = partition(Architecture(4, 512, 8, 2048), 3)
+    assert [widths(each) for each in (small, middle)] == [[96, 128, 160, 192], [224, 256, 288, 320]]
+    assert widths(large) == [384, 448, 512]
+    assert {(member.hidden_size, member.num_attention_heads) for member in small} == {
+        (96, 3),
+        (128, 2),
+        (160, 5),
+        (192, 3),
+    }
+
+
+@pytest.mark.parametrize("k", [-1, 0, 12])
+def test_more_sub_spaces_than_widths_are_refused(k: int) -> None:
+    with pytest.raises(InvalidInput, match="1 to 11 sub-spaces"):
+        partition(MINILM, k)
+    assert len(partition(MINILM, 11)) == 11
+
+
+@pytest.mark.parametrize(("embedding", "gone"), [(12, {12}), (16, {12, 16}), (32, set())])
+def test_no_stock_electra_has_a_map_between_equal_widths(embedding: int, gone: set[int]) -> None:
+    config = ElectraConfig(
+        hidden_size=32, num_attention_heads=4, intermediate_size=64, embedding_size=embedding
+    )
+    found = {width for space in partition(config, 2) for width in widths(space)}
+    assert found == {4, 8, 12, 16, 20, 24, 28, 32} - gone
+
+
+def test_a_partition_of_every_family_is_held_by_its_stock_config(tiny_config) -> None:
+    for member in (member for space in partition(tiny_config, 3) for member in space):
+        assert Architecture.from_config(member.apply_to(tiny_config)) == member
+
+
+@pytest.mark.parametrize(
+    ("preset", "widest"),
+    [
+        ("autodistil-tiny", "7L-224H-784F-8A-gelu"),
+        ("autodistil-small", "12L-352H-1408F-8A-gelu"),
+        ("autodistil-base", "12L-640H-2560F-10A-gelu"),
+        ("kd_nas", "12L-768H-3072F-12A-gelu"),
+    ],
+)
+def test_every_member_fits_into_the_widest_shape(preset: str, widest: str) -> None:
+    space = SearchSpace.preset(preset).native()
+    assert space.widest.key == widest
+    assert all(member.fits_into(space.widest) for member in space)
+
+
+def test_the_widest_shape_need_not_be_a_member() -> None:
+    space = SMALL.restricted(
+        {"narrow or shallow": lambda member: member.hidden_size < 32 or member.num_hidden_layers < 3}
+    )
+    assert space.widest == Architecture(3, 32, 4, 64)
+    assert space.widest not in space

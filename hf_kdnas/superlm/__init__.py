@@ -1,0 +1,1 @@
+"""AutoDistil: students that share the weights of one trained model."""

@@ -13,6 +13,7 @@ from hf_kdnas.distill.objectives.scores import row_loss, scaled_scores
 from hf_kdnas.errors import InvalidInput
 
 PARTS = ("query", "key", "value")
+LOSSES = ("kl", "mse")
 
 # From this depth on the layer below the last one teaches best (arXiv 2310.08797: the upper-middle
 # layers); a shallower teacher has no upper middle.
@@ -24,10 +25,14 @@ class Relations(Objective):
 
     MiniLMv2 (Wang et al., arXiv 2012.15828, section 3): for queries, keys and values X each, all heads
     are concatenated and split again into the same number of relation heads for teacher and student,
-    `R = softmax(X X^T / sqrt(d_r))` per relation head, and the loss per query row is `KL(R_T || R_S)`,
-    mean over the relation heads, summed over the three. Padded keys are masked before the softmax,
-    padded queries leave the sum. Without the softmax (as in AutoDistil's own code) it is the mean squared
-    difference over the real keys.
+    `R = softmax(X X^T / sqrt(d_r))` per relation head. The loss per query row is, mean over the relation
+    heads and summed over the three,
+
+    - `kl`: `KL(R_T || R_S)`;
+    - `mse`: the mean of `(R_T - R_S)^2` over the row's real keys (AutoDistil, arXiv 2201.12507); without
+      the softmax, as in that paper's own code, R are the scaled products themselves.
+
+    Padded keys are masked before the softmax, padded queries leave the sum.
 
     Units: query rows (tokens).
 
@@ -39,9 +44,11 @@ class Relations(Objective):
         relation_heads: Number of relation heads; None means the largest common divisor of both
             attention widths that is no more than the teacher's heads.
         softmax: Compare distributions.
+        loss: `kl` or `mse`; None means `kl`, or `mse` without the softmax.
 
     Raises:
-        InvalidInput: If the layer doesn't exist or the relation heads don't divide both widths.
+        InvalidInput: If the layer doesn't exist, the relation heads don't divide both widths, the loss is
+            unknown, or it is `kl` without the softmax.
     """
 
     def __init__(
@@ -52,9 +59,11 @@ class Relations(Objective):
         teacher_layer: int | None = None,
         relation_heads: int | None = None,
         softmax: bool = True,
+        loss: str | None = None,
     ) -> None:
         super().__init__(student, teacher)
         self.softmax = softmax
+        self.loss = ("kl" if softmax else "mse") if loss is None else loss
         self.teacher_layer = upper_layer(teacher) if teacher_layer is None else teacher_layer
         self.relation_heads = _default_heads(student, teacher) if relation_heads is None else relation_heads
         self._check()
@@ -63,6 +72,20 @@ class Relations(Objective):
 
     def _check(self) -> None:
         check_layer("relations", self.teacher_layer, self.teacher)
+        if self.loss not in LOSSES:
+            raise InvalidInput(
+                "objectives.relations.loss",
+                self.loss,
+                f"losses are {', '.join(LOSSES)}",
+                "Choose one of these.",
+            )
+        if self.loss == "kl" and not self.softmax:
+            raise InvalidInput(
+                "objectives.relations.loss",
+                "kl",
+                "with softmax: false there are no distributions to compare, mse alone is possible",
+                "Choose mse, or leave softmax out.",
+            )
         common = math.gcd(self.student.attention_size, self.teacher.attention_size)
         if self.relation_heads < 1 or common % self.relation_heads:
             raise InvalidInput(
@@ -84,7 +107,7 @@ class Relations(Objective):
         for part in PARTS:
             learned = self._scores(student[f"{part}.{self.student.num_hidden_layers}"])
             wanted = self._scores(teacher[f"{part}.{self.teacher_layer}"])
-            rows.append(row_loss(learned, wanted, mask, softmax=self.softmax))
+            rows.append(row_loss(learned, wanted, mask, softmax=self.softmax, squared=self.loss == "mse"))
         return sum_over_tokens(torch.stack(rows).sum(0), batch)
 
     def _scores(self, states: Tensor) -> Tensor:

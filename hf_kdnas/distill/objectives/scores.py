@@ -25,7 +25,9 @@ def scaled_scores(left: Tensor, right: Tensor, heads: int) -> Tensor:
     return split[0] @ split[1].mT / math.sqrt(split[0].shape[-1])
 
 
-def row_loss(learned: Tensor, wanted: Tensor, mask: Tensor, *, softmax: bool) -> Tensor:
+def row_loss(
+    learned: Tensor, wanted: Tensor, mask: Tensor, *, softmax: bool, squared: bool = False
+) -> Tensor:
     """The loss of each query row, mean over heads, (batch, length).
 
     Where one has more heads than the other, the means over the heads of each are compared.
@@ -36,17 +38,20 @@ def row_loss(learned: Tensor, wanted: Tensor, mask: Tensor, *, softmax: bool) ->
         mask: Which keys are no padding, (batch, length).
         softmax: `KL(softmax(wanted) || softmax(learned))` over the real keys of a row; else the mean
             squared difference over them.
+        squared: With the softmax, too, the mean squared difference.
     """
     keys = mask[:, None, None, :]
-    if softmax:
+    if softmax and not squared:
         p, q = (_log_softmax(scores, keys) for scores in (wanted, learned))
         if p.shape[1] != q.shape[1]:
             p, q = (each.logsumexp(1, keepdim=True) - math.log(each.shape[1]) for each in (p, q))
         return functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean(1)
+    if softmax:
+        learned, wanted = (_log_softmax(scores, keys).exp() for scores in (learned, wanted))
     if learned.shape[1] != wanted.shape[1]:
         learned, wanted = (each.mean(1, keepdim=True) for each in (learned, wanted))
-    squared = (learned - wanted).square().masked_fill(~keys, 0)
-    return (squared.sum(-1) / mask.sum(-1)[:, None, None]).mean(1)
+    squares = (learned - wanted).square().masked_fill(~keys, 0)
+    return (squares.sum(-1) / mask.sum(-1)[:, None, None]).mean(1)
 
 
 def _log_softmax(scores: Tensor, keys: Tensor) -> Tensor:

@@ -1,29 +1,59 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from transformers import BertConfig
 
 from hf_kdnas.architecture import Architecture, autodistil_flops, autodistil_parameters
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.space import SearchSpace
 
 # AutoDistil's winners and BERT-base, as printed in its tables: GFLOPs and million parameters.
 PRINTED = {
-    "12L-544H-1632F-9A-64D-gelu": (4.40, 50.1),
-    "11L-352H-1408F-8A-gelu": (2.02, 26.1),
-    "11L-352H-1408F-10A-64D-gelu": (2.13, 26.8),
-    "7L-160H-560F-10A-gelu": (0.27, 6.88),
-    "12L-768H-3072F-12A-gelu": (11.2, 109),
+    "12L-544H-1632F-9A-64D-gelu": ("4.40", "50.1"),
+    "11L-352H-1408F-8A-gelu": ("2.02", "26.1"),
+    "11L-352H-1408F-10A-64D-gelu": ("2.13", "26.8"),
+    "7L-160H-560F-10A-gelu": ("0.27", "6.88"),
+    "12L-768H-3072F-12A-gelu": ("11.2", "109"),
 }
+
+# Its sub-spaces: million parameters, from and to.
+RANGES = {"tiny": ("4", "10"), "small": ("12", "28"), "base": ("39", "79")}
+
+
+def is_printed_as(value: float, printed: str) -> bool:
+    """The paper rounds some figures (26.77 to 26.8) and cuts others (6.888 to 6.88)."""
+    digits = len(printed.partition(".")[2])
+    cut = math.floor(value * 10**digits) / 10**digits
+    return printed in (f"{value:.{digits}f}", f"{cut:.{digits}f}")
 
 
 @pytest.mark.parametrize(("key", "printed"), PRINTED.items())
-def test_cost_model_gives_the_printed_figures(key: str, printed: tuple[float, float]) -> None:
+def test_cost_model_gives_the_printed_figures(key: str, printed: tuple[str, str]) -> None:
     architecture = Architecture.parse(key)
-    flops, parameters = printed
-    assert autodistil_flops(architecture) / 1e9 == pytest.approx(flops, abs=0.05 if flops > 10 else 0.005)
-    assert autodistil_parameters(architecture) / 1e6 == pytest.approx(
-        parameters, abs=0.5 if parameters > 100 else 0.05 if parameters > 10 else 0.01
-    )
+    assert is_printed_as(autodistil_flops(architecture) / 1e9, printed[0])
+    assert is_printed_as(autodistil_parameters(architecture) / 1e6, printed[1])
+
+
+@pytest.mark.parametrize(("name", "printed"), RANGES.items())
+def test_cost_model_gives_the_printed_ranges(name: str, printed: tuple[str, str]) -> None:
+    space = SearchSpace.preset(f"autodistil-{name}")
+    parameters = [autodistil_parameters(member) / 1e6 for member in space]
+    assert is_printed_as(min(parameters), printed[0])
+    assert is_printed_as(max(parameters), printed[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest", "highest"),
+    [("tiny", 68.5, 521.3), ("small", 637.5, 2319.8), ("base", 2970.8, 7853.8)],
+)
+def test_flop_ranges_are_those_of_the_formula_not_the_printed_ones(
+    name: str, lowest: float, highest: float
+) -> None:
+    """The paper prints 40 to 367 M, 0.5 to 2.1 G and 2.1 to 7.9 G."""
+    flops = [autodistil_flops(member) / 1e6 for member in SearchSpace.preset(f"autodistil-{name}")]
+    assert [min(flops), max(flops)] == pytest.approx([lowest, highest], abs=0.05)
 
 
 def test_key_is_read_back() -> None:

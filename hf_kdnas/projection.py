@@ -22,15 +22,13 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.families import Family, get_family
 from hf_kdnas.slicing import (
     end_layers,
-    first_units,
     keeps_heads,
     move_to,
     new_student,
+    parts_of,
     query_scale,
     require_fit,
-    rescale_queries,
     source_layers,
-    source_name,
 )
 
 if TYPE_CHECKING:
@@ -129,32 +127,36 @@ def project_student(
     wide = Architecture.from_config(teacher.config)
     student = new_student(teacher, architecture)
     move_to(student, teacher.device)
-    _copy_projected(teacher, student, wide, architecture, stream.projection(architecture.hidden_size))
+    _copy_projected(teacher, student, stream.projection(architecture.hidden_size))
     if keeps_heads(wide, architecture) and architecture.attention_head_size < wide.attention_head_size:
         _compress_heads(teacher, student, wide, architecture, stream)
     else:
-        rescale_queries(student, query_scale(wide, architecture))
+        _rescale_queries(student, query_scale(wide, architecture))
     _Fit(student, architecture, wide, stream).run()
     return student
 
 
-def _copy_projected(
-    teacher: PreTrainedModel,
-    student: PreTrainedModel,
-    wide: Architecture,
-    narrow: Architecture,
-    projection: Tensor,
-) -> None:
+def _copy_projected(teacher: PreTrainedModel, student: PreTrainedModel, projection: Tensor) -> None:
     family = get_family(teacher.config).of(type(teacher))
-    sources = dict(teacher.named_parameters())
+    parts, sources = parts_of(teacher, student), dict(teacher.named_parameters())
     for name, parameter in student.named_parameters():
-        source: Tensor = sources[source_name(family, name, wide, narrow)]
+        part = parts[name]
+        source: Tensor = sources[part.source]
         for dimension, axis in enumerate(family.parameter_axes(name)):
             if axis in ("hidden", "decoder_units"):
                 source = torch.tensordot(source, projection, dims=([dimension], [0])).movedim(-1, dimension)
             else:
-                source = first_units(source, dimension, axis, wide, narrow, parameter.shape[dimension])
+                source = source[(*[slice(None)] * dimension, part.index[dimension])]
         parameter.copy_(source)
+
+
+def _rescale_queries(student: PreTrainedModel, scale: float) -> None:
+    """Multiply the query projections of all layers."""
+    family = get_family(student.config)
+    layers = Architecture.from_config(student.config).num_hidden_layers
+    for layer in range(1, layers + 1):
+        for parameter in family.module(student, family.projection(layer, "query")).parameters():
+            parameter.mul_(scale)
 
 
 def _compress_heads(

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.families import Axis, Family, get_family
+from hf_kdnas.families import Axis, get_family
 from hf_kdnas.importance import Importance, UnitGroup, unit_dimensions
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
 # Groups whose units are heads, or units inside heads.
 HEAD_GROUPS = ("heads", "per_head")
+
+# Which of a teacher's layers a shallower student starts from (see `source_layers`).
+LAYER_CHOICES = ("alternate", "spread", "first", "last")
 
 
 def parameter_counter(
@@ -57,12 +62,29 @@ def parameter_counter(
     return count
 
 
-def source_layers(teacher_layers: int, student_layers: int) -> list[int]:
+def source_layers(teacher_layers: int, student_layers: int, choice: str = "alternate") -> list[int]:
     """The teacher layer, from 1, that each student layer starts from.
 
-    Source: AutoDistil's `floor(i * L / l)`, i from 0 (arXiv 2201.12507).
+    Args:
+        teacher_layers: Depth L of the teacher.
+        student_layers: Depth l of the student, no more.
+        choice: `alternate` is AutoDistil's `floor(i * L / l)`, i from 0 (arXiv 2201.12507); `spread` takes
+            the first and the last layer and those evenly between; `first` and `last` take neighbours.
+
+    Raises:
+        InvalidInput: If the choice is unknown.
     """
-    return [index * teacher_layers // student_layers + 1 for index in range(student_layers)]
+    if choice not in LAYER_CHOICES:
+        allowed = f"choices are {', '.join(LAYER_CHOICES)}"
+        raise InvalidInput("layers", choice, allowed, "Choose one of these.")
+    indices = range(student_layers)
+    if choice == "spread" and student_layers > 1:
+        last, steps = teacher_layers - 1, student_layers - 1
+        return [(2 * index * last + steps) // (2 * steps) + 1 for index in indices]
+    if choice in ("first", "last"):
+        skipped = teacher_layers - student_layers if choice == "last" else 0
+        return [skipped + index + 1 for index in indices]
+    return [index * teacher_layers // student_layers + 1 for index in indices]
 
 
 def end_layers(teacher_layers: int, student_layers: int) -> list[int]:
@@ -134,13 +156,82 @@ def move_to(model: nn.Module, device: torch.device) -> None:
     model.to(device)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one parameter of a smaller model is in a wider one: the first units along each dimension.
+
+    Attributes:
+        source: Name of the wider model's parameter.
+        index: The units that are kept along each dimension.
+        scale: What they are multiplied by.
+    """
+
+    source: str
+    index: tuple[slice | Tensor, ...]
+    scale: float = 1.0
+
+    def of(self, whole: Tensor) -> Tensor:
+        """The part of a whole parameter: a view where units are neighbours and unscaled, else a copy."""
+        part = whole[self.index]
+        return part if self.scale == 1.0 else part * self.scale
+
+    def add_gradient(self, whole: Tensor, gradient: Tensor) -> None:
+        """Add the gradient of the part to that of the whole, in place."""
+        if self.scale != 1.0:
+            gradient = gradient * self.scale
+        whole[self.index] += gradient
+
+
+def parts_of(
+    teacher: PreTrainedModel, student: PreTrainedModel, layers: str = "alternate"
+) -> dict[str, Part]:
+    """What a student's parameters are in a wider model.
+
+    Args:
+        teacher: The wider model.
+        student: A model of the same class, no wider or deeper; it may be on the meta device.
+        layers: Which layers it starts from (see `source_layers`).
+
+    Returns:
+        The part for each name of the student's parameters, its indices on the teacher's device.
+    """
+    family = get_family(teacher.config).of(type(teacher))
+    wide, narrow = Architecture.from_config(teacher.config), Architecture.from_config(student.config)
+    chosen = source_layers(wide.num_hidden_layers, narrow.num_hidden_layers, layers)
+    scale, query = query_scale(wide, narrow), f".{family.projections['query']}."
+    parts = {}
+    for name, parameter in student.named_parameters():
+        layer = family.layer_of(name)
+        source = name if layer is None else family.at_layer(name, chosen[layer - 1])
+        index = tuple(
+            _kept_units(axis, wide, narrow, size, teacher.device)
+            for axis, size in zip(family.parameter_axes(name), parameter.shape, strict=True)
+        )
+        parts[name] = Part(source, index, scale if query in f".{name}" else 1.0)
+    return parts
+
+
+def _kept_units(
+    axis: Axis, wide: Architecture, narrow: Architecture, size: int, device: torch.device
+) -> slice | Tensor:
+    """The units that a student keeps along a dimension; a slice where they are the first ones."""
+    if axis in ("heads", "per_head"):
+        units = head_rows(wide, narrow) if axis == "heads" else source_heads(wide, narrow)
+        if not torch.equal(units, torch.arange(size)):
+            return units.to(device)
+    return slice(size)
+
+
 @torch.no_grad()
-def slice_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTrainedModel:
+def slice_student(
+    teacher: PreTrainedModel, architecture: Architecture, layers: str = "alternate"
+) -> PreTrainedModel:
     """Cut a student out of a teacher: the first units on every axis.
 
     Args:
         teacher: The wider model, as a rule after `reorder_by_importance`.
         architecture: The student's shape, no wider or deeper than the teacher's.
+        layers: Which layers it starts from (see `source_layers`).
 
     Returns:
         A stock model of the teacher's class, in training mode.
@@ -149,16 +240,10 @@ def slice_student(teacher: PreTrainedModel, architecture: Architecture) -> PreTr
         InvalidInput: If the student does not fit into the teacher.
     """
     require_fit(teacher, architecture)
-    family = get_family(teacher.config).of(type(teacher))
-    wide = Architecture.from_config(teacher.config)
     student = new_student(teacher, architecture)
-    sources = dict(teacher.named_parameters())
+    parts, sources = parts_of(teacher, student, layers), dict(teacher.named_parameters())
     for name, parameter in student.named_parameters():
-        source: Tensor = sources[source_name(family, name, wide, architecture)]
-        for dimension, axis in enumerate(family.parameter_axes(name)):
-            source = first_units(source, dimension, axis, wide, architecture, parameter.shape[dimension])
-        parameter.copy_(source)
-    rescale_queries(student, query_scale(wide, architecture))
+        parameter.copy_(parts[name].of(sources[parts[name].source]))
     return student
 
 
@@ -176,25 +261,6 @@ def require_fit(teacher: PreTrainedModel, architecture: Architecture) -> None:
             f"a student cut from this teacher is at most {wide.key}",
             "Choose a smaller student, or initialisation: random.",
         )
-
-
-def source_name(family: Family, name: str, wide: Architecture, narrow: Architecture) -> str:
-    """The teacher's parameter that a student's parameter starts from."""
-    layer = family.layer_of(name)
-    if layer is None:
-        return name
-    return family.at_layer(name, source_layers(wide.num_hidden_layers, narrow.num_hidden_layers)[layer - 1])
-
-
-def first_units(
-    source: Tensor, dimension: int, axis: Axis, wide: Architecture, narrow: Architecture, size: int
-) -> Tensor:
-    """The part of a teacher's parameter, along one dimension, that a student keeps: `size` units."""
-    if axis == "heads":
-        return source.index_select(dimension, head_rows(wide, narrow).to(source.device))
-    if axis == "per_head":
-        return source.index_select(dimension, source_heads(wide, narrow).to(source.device))
-    return source.narrow(dimension, 0, size)
 
 
 def keeps_heads(wide: Architecture, narrow: Architecture) -> bool:
@@ -230,13 +296,3 @@ def query_scale(wide: Architecture, narrow: Architecture) -> float:
     if not keeps_heads(wide, narrow):
         return 1.0
     return math.sqrt(narrow.attention_head_size / wide.attention_head_size)
-
-
-@torch.no_grad()
-def rescale_queries(student: PreTrainedModel, scale: float) -> None:
-    """Multiply the query projections of all layers."""
-    family = get_family(student.config)
-    layers = Architecture.from_config(student.config).num_hidden_layers
-    for layer in range(1, layers + 1):
-        for parameter in family.module(student, family.projection(layer, "query")).parameters():
-            parameter.mul_(scale)

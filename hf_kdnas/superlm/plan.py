@@ -1,0 +1,197 @@
+"""What a SuperLM recipe comes to, checked as far as can be before any expensive work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.criterion import check_objectives
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
+from hf_kdnas.plan import make_space
+from hf_kdnas.recipe import SpaceSection
+from hf_kdnas.recipe_checks import check_section
+from hf_kdnas.recipe_files import nearest
+from hf_kdnas.slicing import parameter_counter
+from hf_kdnas.space import partition
+from hf_kdnas.superlm.losses import MemberLosses
+from hf_kdnas.superlm.spaces import check_relation_heads, relation_heads
+from hf_kdnas.tasks.base import auto_class
+from hf_kdnas.teacher import load_config, load_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from hf_kdnas.recipe import Recipe, SuperLMSection
+    from hf_kdnas.space import SearchSpace
+
+# About the output distribution over the vocabulary: too large to keep for held-out text, and no part of
+# the loss that members are ranked by.
+OUTPUT_OBJECTIVES = ("mlm",)
+
+ALLOWED_OBJECTIVES = ("relations", "hidden", "attention", *OUTPUT_OBJECTIVES)
+
+
+@dataclass(frozen=True)
+class SuperLMPlan:
+    """A SuperLM recipe, resolved.
+
+    Attributes:
+        recipe: The recipe.
+        config: The teacher's config.
+        head: Head of the teacher and its students, what stands after `AutoModelFor`; empty for encoders.
+        tokenizer: The teacher's.
+        spaces: The spaces by name.
+        objectives: What members learn, for all spaces alike.
+        length: Tokens of a window.
+    """
+
+    recipe: Recipe
+    config: PretrainedConfig
+    head: str
+    tokenizer: PreTrainedTokenizerBase
+    spaces: dict[str, SearchSpace]
+    objectives: dict[str, dict[str, Any]]
+    length: int
+
+    @property
+    def section(self) -> SuperLMSection:
+        """The recipe's own section."""
+        assert self.recipe.superlm is not None
+        return self.recipe.superlm
+
+    @property
+    def ranking_objectives(self) -> dict[str, dict[str, Any]]:
+        """What members are ranked by."""
+        return {name: each for name, each in self.objectives.items() if name not in OUTPUT_OBJECTIVES}
+
+    @property
+    def teacher(self) -> Architecture:
+        """The teacher's shape."""
+        return Architecture.from_config(self.config)
+
+    @property
+    def model_class(self) -> type[Any]:
+        """Class of the teacher and its students."""
+        found: type[Any] = auto_class(self.head)._model_mapping[type(self.config)]
+        return found
+
+    @cached_property
+    def parameters(self) -> Callable[[Architecture], int]:
+        """Counts the parameters of a student."""
+        return parameter_counter(self.model_class, self.config)
+
+    def losses(
+        self, objectives: dict[str, dict[str, Any]], projection: torch.Tensor | None, device: torch.device
+    ) -> MemberLosses:
+        """The losses of all spaces' members.
+
+        Raises:
+            InvalidInput: If an objective can't serve all members.
+        """
+        members = chain.from_iterable(self.spaces.values())
+        return MemberLosses(objectives, self.teacher, members, projection=projection, device=device)
+
+
+def plan_superlm(recipe: Recipe) -> SuperLMPlan:
+    """Load what is cheap, and check that everything in the recipe fits together.
+
+    Raises:
+        InvalidInput: Naming the first thing that doesn't.
+        MissingPackage: If a package is missing, with the line that installs it.
+    """
+    section = recipe.superlm
+    if section is None:
+        raise InvalidInput(
+            "superlm",
+            "nothing",
+            "this recipe has no such section",
+            "Add one (kdnas recipes show autodistil_minilm), or take kdnas search or kdnas distill.",
+        )
+    _check_section(section)
+    head = "MaskedLM" if set(OUTPUT_OBJECTIVES) & section.objectives.keys() else ""
+    config = load_config(recipe.teacher, head)
+    tokenizer = load_tokenizer(recipe.teacher, config, task="fill-mask")
+    spaces = _spaces(section, config, auto_class(head)._model_mapping[type(config)])
+    plan = SuperLMPlan(
+        recipe=recipe,
+        config=config,
+        head=head,
+        tokenizer=tokenizer,
+        spaces=spaces,
+        objectives=_completed(section, spaces, Architecture.from_config(config)),
+        length=min(recipe.data.max_length, get_family(config).max_length(config)),
+    )
+    projection = torch.eye(plan.teacher.hidden_size) if section.initialisation != "random" else None
+    plan.losses(plan.objectives, projection, torch.device("cpu"))
+    return plan
+
+
+def _check_section(section: SuperLMSection) -> None:
+    for name in section.objectives:
+        if name not in ALLOWED_OBJECTIVES:
+            raise InvalidInput(
+                "superlm.objectives",
+                name,
+                f"a SuperLM learns from {', '.join(ALLOWED_OBJECTIVES)}",
+                "Choose some of these.",
+            )
+    if not check_objectives(section.objectives).keys() - set(OUTPUT_OBJECTIVES):
+        raise InvalidInput(
+            "superlm.objectives",
+            ", ".join(section.objectives),
+            "members are ranked by relations, hidden or attention, and none of these is there",
+            "Add relations: {loss: mse}.",
+        )
+
+
+def _spaces(
+    section: SuperLMSection, config: PretrainedConfig, model_class: type[Any]
+) -> dict[str, SearchSpace]:
+    if not section.spaces:
+        cut = partition(config, section.partitions)
+        return {f"space-{number}": space for number, space in enumerate(cut, start=1)}
+    teacher, parameters = Architecture.from_config(config), parameter_counter(model_class, config)
+    spaces = {}
+    for name, values in section.spaces.items():
+        key, known = f"superlm.spaces.{name}", [each.name for each in fields(SpaceSection)]
+        for value in values:
+            if value not in known:
+                raise InvalidInput(key, value, f"a space has {', '.join(known)}", nearest(value, known))
+        written = SpaceSection(**values)
+        check_section(written, f"{key}.")
+        space = make_space(written, config, "random", parameters)
+        wider = [member.key for member in space if not member.fits_into(teacher)]
+        if wider and section.initialisation != "random":
+            raise InvalidInput(
+                key,
+                wider[-1],
+                f"no member may be wider or deeper than the teacher, {teacher.key}",
+                "List smaller sizes, or set superlm.initialisation: random.",
+            )
+        spaces[name] = space
+    return spaces
+
+
+def _completed(
+    section: SuperLMSection, spaces: dict[str, SearchSpace], teacher: Architecture
+) -> dict[str, dict[str, Any]]:
+    """The objectives, relations with one number of heads for all members and the teacher's last layer."""
+    members = tuple(chain.from_iterable(spaces.values()))
+    heads = section.relation_heads
+    if heads is None:
+        heads = relation_heads(members, teacher)
+    else:
+        check_relation_heads(heads, members, teacher)
+    objectives = {name: dict(options or {}) for name, options in section.objectives.items()}
+    if "relations" in objectives:
+        own = {"teacher_layer": teacher.num_hidden_layers, "relation_heads": heads}
+        objectives["relations"] = own | objectives["relations"]
+    return objectives

@@ -1,0 +1,138 @@
+"""All members of all spaces, ranked by their held-out loss; the best under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.run import read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from accelerate import PartialState
+
+    from hf_kdnas.progress import Narrator
+    from hf_kdnas.space import SearchSpace
+    from hf_kdnas.superlm.held_out import HeldOut
+    from hf_kdnas.superlm.model import SuperLM
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a space, and what it costs.
+
+    Attributes:
+        space: Name of its space.
+        architecture: Its shape.
+        loss: On held-out text, in its SuperLM.
+        parameters: Numbers in its weights.
+        flops: Multiply-adds of its layers for one window.
+    """
+
+    space: str
+    architecture: Architecture
+    loss: float
+    parameters: int
+    flops: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**vars(self), "architecture": self.architecture.key}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Member:
+        """Back from JSON."""
+        return cls(**{**values, "architecture": Architecture.parse(values["architecture"])})
+
+
+def within(members: Sequence[Member], *, parameters: int | None, flops: int | None) -> list[Member]:
+    """The members that cost no more than this, by loss, the best first.
+
+    Args:
+        members: Any members.
+        parameters: Most parameters, or None.
+        flops: Most multiply-adds, or None.
+
+    Raises:
+        InvalidInput: If there is none: says what the smallest costs.
+    """
+    fitting = sorted(members, key=lambda member: (member.loss, member.parameters))
+    for name, limit in (("parameters", parameters), ("flops", flops)):
+        if limit is None:
+            continue
+        smallest = min(fitting, key=lambda member: getattr(member, name))
+        fitting = [member for member in fitting if getattr(member, name) <= limit]
+        if not fitting:
+            raise InvalidInput(
+                name,
+                limit,
+                f"the smallest member, {smallest.architecture.key}, has {getattr(smallest, name)}",
+                "Ask for more, or train a space of smaller members.",
+            )
+    return fitting
+
+
+def pareto_front(members: Sequence[Member], cost: str = "parameters") -> list[Member]:
+    """The members that no other beats in both loss and cost, from the cheapest to the best."""
+    front: list[Member] = []
+    for member in sorted(members, key=lambda each: (getattr(each, cost), each.loss)):
+        if not front or member.loss < front[-1].loss:
+            front.append(member)
+    return front
+
+
+def rank_space(
+    name: str,
+    space: SearchSpace,
+    superlm: SuperLM,
+    held_out: HeldOut,
+    folder: Path,
+    *,
+    parameters: Callable[[Architecture], int],
+    length: int,
+    processes: PartialState,
+    narrator: Narrator,
+) -> list[Member]:
+    """The held-out loss of every member, spread over the ranks; each is kept as soon as it is known.
+
+    Args:
+        name: The space's.
+        space: Its members.
+        superlm: Its trained weights.
+        held_out: The text, with the teacher's signals.
+        folder: Keeps what each rank found; another one for other weights or text.
+        parameters: Counts a member's parameters.
+        length: Tokens of a window, for FLOPs.
+        processes: The ranks.
+        narrator: Tells how it goes on.
+
+    Returns:
+        The members by loss, the best first, on every rank.
+    """
+    mine = list(space)[processes.process_index :: processes.num_processes]
+    kept, losses = folder / f"losses-{processes.process_index}.json", _known(folder)
+    with narrator.loop(f"ranking {name}", len(mine)) as progress:
+        for done, member in enumerate(mine, start=1):
+            if member.key not in losses:
+                losses[member.key] = held_out.loss(superlm, member)
+                write_json(kept, losses)
+            progress(done, "")
+    processes.wait_for_everyone()
+    losses = _known(folder)
+    members = [
+        Member(name, member, losses[member.key], parameters(member), member.flops(length)) for member in space
+    ]
+    return sorted(members, key=lambda member: (member.loss, member.parameters))
+
+
+def _known(folder: Path) -> dict[str, float]:
+    """What any rank of this launch or an earlier one found."""
+    found: dict[str, float] = {}
+    for file in sorted(folder.glob("losses-*.json")):
+        found |= read_json(file)
+    return found

@@ -1,0 +1,335 @@
+"""The stages of a SuperLM run over its folder: the teacher, a SuperLM for each space, ranking, students."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hf_kdnas.content import settings_hash, weights_hash
+from hf_kdnas.distill.signal_keys import signals_key, teacher_hash
+from hf_kdnas.distill.signals import TeacherSignals
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.initialisation import Initialiser
+from hf_kdnas.precision import resolve_attention, resolve_precision, teacher_precision
+from hf_kdnas.progress import Narrator
+from hf_kdnas.resources import cache_dir
+from hf_kdnas.run import atomic_folder, read_json, write_json
+from hf_kdnas.slicing import move_to
+from hf_kdnas.superlm.checkpoint import Checkpoint
+from hf_kdnas.superlm.held_out import HeldOut
+from hf_kdnas.superlm.model import SuperLM
+from hf_kdnas.superlm.ranking import Member, rank_space
+from hf_kdnas.superlm.texts import TextWindows
+from hf_kdnas.superlm.trainer import SuperLMTrainer
+from hf_kdnas.tasks.masking import Masking
+from hf_kdnas.teacher import load_untuned
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from hf_kdnas.run import RunFolder
+    from hf_kdnas.superlm.plan import SuperLMPlan
+
+# Windows of training text on which units are scored, those of a batch, and those of the sample that the
+# residual stream is looked at with (8,192 tokens of 128-token windows).
+IMPORTANCE_WINDOWS = 640
+IMPORTANCE_BATCH_SIZE = 32
+STREAM_WINDOWS = 64
+
+PROJECTION = "projection.safetensors"
+RANKING = "ranking.json"
+SETTINGS = "settings.json"
+
+
+class SuperLMRun:
+    """What `kdnas superlm` does one after another over one run folder.
+
+    `teacher/` holds the teacher with its units in the order of importance, `spaces/NAME/` each SuperLM, first
+    as it starts (`start/`), then trained (`superlm/`), with its `history.json`.
+
+    Args:
+        plan: The resolved recipe.
+        folder: The run folder, opened.
+        processes: The ranks of this launch.
+    """
+
+    def __init__(self, plan: SuperLMPlan, folder: RunFolder, processes: PartialState) -> None:
+        self.plan = plan
+        self.recipe = plan.recipe
+        self.section = plan.section
+        self.folder = folder
+        self.processes = processes
+        self.device = processes.device
+        self.narrator = Narrator(processes.is_main_process)
+
+    def train(self) -> dict[str, list[dict[str, Any]]]:
+        """Train what isn't trained yet.
+
+        Returns:
+            The history of each space's training (see `SuperLMTrainer.run`).
+        """
+        self._keep_settings()
+        with self._stage("teacher", f"teacher {self.recipe.teacher.model}"):
+            self._prepare()
+        return {name: self._trained(name) for name in self.plan.spaces}
+
+    def rank(self) -> list[Member]:
+        """Rank all members of all spaces by their held-out loss, the best first."""
+        members: list[Member] = []
+        for name, space in self.plan.spaces.items():
+            superlm = self.superlm(name)
+            objectives = settings_hash(self.plan.ranking_objectives, self.section.layers)
+            key = settings_hash(weights_hash(superlm.model), self.held_out.signals.key, objectives)
+            with self._stage("ranking", f"ranking {len(space)} members of {name}"):
+                members += rank_space(
+                    name,
+                    space,
+                    superlm,
+                    self.held_out,
+                    self._space(name) / f"ranking-{key}",
+                    parameters=self.plan.parameters,
+                    length=self.plan.length,
+                    processes=self.processes,
+                    narrator=self.narrator,
+                )
+        members.sort(key=lambda member: (member.loss, member.parameters))
+        if self.processes.is_main_process:
+            write_json(self.folder / RANKING, [member.as_dict() for member in members])
+        return members
+
+    def ranking(self) -> list[Member]:
+        """What `rank` found, or nothing before it."""
+        return [Member.from_dict(each) for each in read_json(self.folder / RANKING) or []]
+
+    def extract(self, member: Member, to: Path) -> None:
+        """Write a member as a folder for plain `from_pretrained`: weights, config and tokenizer."""
+        student = self.superlm(member.space).extract(member.architecture)
+        with atomic_folder(to) as unfinished:
+            student.save_pretrained(unfinished)
+            self.plan.tokenizer.save_pretrained(unfinished)
+
+    def superlm(self, name: str) -> SuperLM:
+        """A space's trained SuperLM, on the device.
+
+        Raises:
+            InvalidInput: If it isn't trained yet.
+        """
+        folder = self._space(name) / "superlm"
+        if not folder.is_dir():
+            raise InvalidInput(
+                "superlm",
+                name,
+                f"{self.folder.path} has no trained SuperLM of this space",
+                "Run kdnas superlm train first, with the same recipe.",
+            )
+        return SuperLM(self._load(folder), self.section.layers)
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """Held-out text, with what the teacher says about it."""
+        losses = self.plan.losses(self.plan.ranking_objectives, self._projection, self.device)
+        windows, precision = self.windows.held_out, self.section.training.precision
+        compute = resolve_precision(self.device, teacher_precision(self.recipe.teacher.dtype, precision))
+        names = sorted(losses.teacher_signals)
+        key = signals_key(teacher_hash(self.teacher), windows, names, "fp16", compute=compute)
+        folder = cache_dir() / "signals" / key[:16]
+        if self.processes.is_main_process:
+            TeacherSignals.build(self.teacher, windows, names, folder, compute=compute)
+        self.processes.wait_for_everyone()
+        held_out = HeldOut(
+            windows=windows,
+            signals=TeacherSignals.open(folder),
+            losses=losses,
+            batch_size=self.section.training.batch_size,
+            precision=precision,
+            device=self.device,
+        )
+        sample = next(held_out.batches())
+        losses.calibrate(sample["teacher"], sample)
+        return held_out
+
+    @cached_property
+    def windows(self) -> TextWindows:
+        """The text."""
+        return TextWindows(
+            self.recipe.data,
+            self.plan.tokenizer,
+            length=self.plan.length,
+            held_out=self.section.held_out,
+            seed=self.recipe.seed,
+        )
+
+    @cached_property
+    def teacher(self) -> PreTrainedModel:
+        """The prepared teacher, frozen, on the device."""
+        teacher = self._load(self.folder / "teacher")
+        teacher.eval().requires_grad_(False)
+        return teacher
+
+    @cached_property
+    def _projection(self) -> Tensor | None:
+        """The map from teacher to student states, (hidden, hidden)."""
+        file = self.folder / "teacher" / PROJECTION
+        return load_file(file)["projection"] if file.is_file() else None
+
+    def _prepare(self) -> None:
+        """Look at the teacher as the initialisation needs it, and make the SuperLMs of it (on one rank)."""
+        teacher = self.folder / "teacher"
+        missing = [name for name in self.plan.spaces if not (self._space(name) / "start").is_dir()]
+        if self.processes.is_main_process and (missing or not teacher.is_dir()):
+            initialiser = self._initialiser()
+            with atomic_folder(teacher) as unfinished:
+                initialiser.teacher.save_pretrained(unfinished)
+                projection = initialiser.projection(self.plan.teacher)
+                if projection is not None:
+                    save_file({"projection": projection.cpu().contiguous()}, unfinished / PROJECTION)
+            for name, space in self.plan.spaces.items():
+                with atomic_folder(self._space(name) / "start") as unfinished:
+                    initialiser.student(space.widest, self.recipe.seed).save_pretrained(unfinished)
+        self.processes.wait_for_everyone()
+
+    def _initialiser(self) -> Initialiser:
+        teacher = load_untuned(self.recipe.teacher, self.plan.head)
+        move_to(teacher, self.device)
+        taken = islice(self.windows.training(), IMPORTANCE_WINDOWS)
+        windows = torch.tensor([window for window, *_ in taken])
+        batches = [self._scored(ids) for ids in windows.split(IMPORTANCE_BATCH_SIZE)]
+        sample = self._on_device(windows[:STREAM_WINDOWS])
+        teacher.requires_grad_(True)
+        initialiser = Initialiser.prepare(self.section.initialisation, teacher, batches, sample)
+        teacher.requires_grad_(False)
+        return initialiser
+
+    def _scored(self, ids: Tensor) -> dict[str, Tensor]:
+        """A batch that units are scored on: with hidden tokens where there is a head to find them."""
+        if self._masking is None:
+            return self._on_device(ids)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            masked, labels = self._masking(ids, torch.ones_like(ids))
+        return {**self._on_device(masked), "labels": labels.to(self.device)}
+
+    def _on_device(self, ids: Tensor) -> dict[str, Tensor]:
+        ids = ids.to(self.device)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    @property
+    def _masking(self) -> Masking | None:
+        """Hides tokens, where an objective is about them."""
+        tokenizer = self.plan.tokenizer
+        if not self.plan.head or tokenizer.mask_token_id is None:
+            return None
+        special = tuple(tokenizer.all_special_ids)
+        probability = self.recipe.data.mlm_probability
+        return Masking(tokenizer.mask_token_id, len(tokenizer), special, probability)
+
+    def _trained(self, name: str) -> list[dict[str, Any]]:
+        space, folder = self.plan.spaces[name], self._space(name)
+        if not (folder / "superlm").is_dir():
+            with self._stage("training", f"SuperLM of {len(space)} members, {name}: {space.widest}"):
+                self._train(name)
+        history: list[dict[str, Any]] = read_json(folder / "history.json")
+        return history
+
+    def _train(self, name: str) -> None:
+        space, folder, section = self.plan.spaces[name], self._space(name), self.section
+        model = self._load(folder / "start")
+        losses = self.plan.losses(self.plan.objectives, self._projection, self.device)
+        sample = next(self.held_out.batches())
+        losses.calibrate(sample["teacher"], sample)
+        checkpoint = Checkpoint(folder / "checkpoint")
+        history = SuperLMTrainer(
+            superlm=SuperLM(model, section.layers),
+            space=space,
+            parameters=self.plan.parameters,
+            teacher=self.teacher,
+            teacher_precision=teacher_precision(self.recipe.teacher.dtype, section.training.precision),
+            losses=losses,
+            windows=self.windows,
+            masking=self._masking,
+            held_out=self.held_out,
+            section=section.training,
+            seed=self.recipe.seed,
+            checkpoint=checkpoint,
+            processes=self.processes,
+            narrator=self.narrator,
+        ).run(name)
+        if self.processes.is_main_process:
+            write_json(folder / "history.json", history)
+            with atomic_folder(folder / "superlm") as unfinished:
+                model.save_pretrained(unfinished)
+            checkpoint.remove()
+        self.processes.wait_for_everyone()
+
+    def _keep_settings(self) -> None:
+        """Keep what the SuperLMs follow from, or see that it is what it was: a SuperLM can't change halfway.
+
+        Raises:
+            InvalidInput: If it isn't, naming what has changed.
+        """
+        file, settings = self.folder / SETTINGS, self._settings()
+        kept = read_json(file)
+        changed = sorted(name for name in settings if kept is not None and kept.get(name) != settings[name])
+        if changed:
+            raise InvalidInput(
+                ", ".join(changed),
+                f"other settings than those that {self.folder.path} began with",
+                "a SuperLM goes on with its own",
+                "Take the old settings again, choose another folder, or start again with --overwrite.",
+            )
+        if self.processes.is_main_process and kept is None:
+            write_json(file, settings)
+        self.processes.wait_for_everyone()
+
+    def _settings(self) -> dict[str, Any]:
+        """What the SuperLMs follow from, as JSON gives it back."""
+        training = asdict(self.section.training)
+        for free in ("save_steps", "evaluation_steps", "not_finite"):
+            training.pop(free)
+        spaces = {name: [member.key for member in space] for name, space in self.plan.spaces.items()}
+        data = {name: getattr(self.recipe.data, name) for name in ("path", "name", "text", "train_split")}
+        settings = {
+            "seed": self.recipe.seed,
+            "teacher": asdict(self.recipe.teacher),
+            "data": {**data, "held_out": self.recipe.data.reporting_split, "length": self.plan.length},
+            "superlm.spaces": spaces,
+            "superlm.objectives": self.plan.objectives,
+            "superlm.layers": self.section.layers,
+            "superlm.initialisation": self.section.initialisation,
+            "superlm.training": training,
+        }
+        found: dict[str, Any] = json.loads(json.dumps(settings))
+        return found
+
+    def _load(self, folder: Path) -> PreTrainedModel:
+        loaded: PreTrainedModel = self.plan.model_class.from_pretrained(
+            folder,
+            use_safetensors=True,
+            attn_implementation=resolve_attention(self.device, self.recipe.teacher.attn_implementation),
+        )
+        move_to(loaded, self.device)
+        return loaded
+
+    def _space(self, name: str) -> Path:
+        return self.folder / "spaces" / name
+
+    @contextmanager
+    def _stage(self, name: str, what: str) -> Iterator[None]:
+        """Say what begins, and add its seconds to the run's."""
+        self.narrator.say(what)
+        if self.processes.is_main_process:
+            with self.folder.timed(name):
+                yield
+        else:
+            yield

@@ -1,0 +1,124 @@
+"""Members of a SuperLM: what they put out, what they learn, and what is extracted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.superlm.model import SuperLM
+
+# Fewer heads of the same size, smaller heads, and heads that are regrouped.
+MEMBERS = [
+    Architecture(3, 32, 4, 64),
+    Architecture(2, 24, 3, 48),
+    Architecture(2, 16, 4, 32),
+    Architecture(1, 24, 2, 40),
+]
+HEADS = {"none": AutoModel, "sequence": AutoModelForSequenceClassification, "words": AutoModelForMaskedLM}
+
+
+@pytest.fixture(params=HEADS)
+def superlm(request: pytest.FixtureRequest, tiny_config) -> SuperLM:
+    torch.manual_seed(0)
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout"):
+        if hasattr(tiny_config, name):
+            setattr(tiny_config, name, 0.0)
+    model = HEADS[request.param].from_config(tiny_config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return SuperLM(model)
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    ids = torch.randint(5, 120, (3, 12))
+    mask = (torch.arange(12) < torch.tensor([[12], [9], [5]])).long()
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def allowed(superlm: SuperLM, member: Architecture) -> bool:
+    """Whether the tiny teacher's type has members of this width."""
+    return getattr(superlm.model.config, "embedding_size", None) != member.hidden_size or member == MEMBERS[0]
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=str)
+def test_an_extracted_student_equals_its_subnet(superlm, batch, member, tmp_path) -> None:
+    if not allowed(superlm, member):
+        pytest.skip("a stock model has no such width")
+    with superlm.subnet(member).evaluating():
+        wanted = superlm.subnet(member)(**batch)[0]
+    student = superlm.extract(member)
+    student.save_pretrained(tmp_path)
+    loaded = type(student).from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch)[0], wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=str)
+def test_shared_gradients_are_those_of_the_members_on_their_own(superlm, batch, member) -> None:
+    if not allowed(superlm, member):
+        pytest.skip("a stock model has no such width")
+    student = superlm.extract(member)
+    student(**batch)[0].square().sum().backward()
+    subnet = superlm.subnet(member)
+    for _ in range(2):
+        with subnet.training():
+            subnet(**batch)[0].square().sum().backward()
+    shared = dict(superlm.model.named_parameters())
+    touched = dict.fromkeys(shared, 0.0)
+    for name, parameter in student.named_parameters():
+        part = subnet._parts[name]
+        if parameter.grad is None:
+            continue
+        found = shared[part.source].grad[part.index]
+        torch.testing.assert_close(found, 2 * part.scale * parameter.grad, rtol=1e-4, atol=1e-4)
+        touched[part.source] += found.square().sum()
+    for name, parameter in shared.items():
+        if parameter.grad is not None:  # nothing beside the member's own part
+            torch.testing.assert_close(parameter.grad.square().sum(), touched[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_subnet_keeps_no_weights_of_its_own(superlm, batch) -> None:
+    subnet = superlm.subnet(MEMBERS[0])
+    assert {each.device.type for each in subnet.skeleton.parameters()} == {"meta"}
+    with subnet.evaluating():
+        before = subnet(**batch)[0]
+    with torch.no_grad():
+        for parameter in superlm.model.parameters():
+            parameter.mul_(1.1)
+    with subnet.evaluating():
+        assert not torch.allclose(subnet(**batch)[0], before)
+    assert superlm.subnet(MEMBERS[0]) is subnet
+
+
+def test_a_member_that_does_not_fit_is_refused(superlm) -> None:
+    with pytest.raises(InvalidInput, match="4L-32H-64F-4A-gelu.*at most 3L-32H-64F-4A-gelu"):
+        superlm.subnet(Architecture(4, 32, 4, 64))
+
+
+def test_layers_are_chosen_as_the_superlm_says(superlm) -> None:
+    other = SuperLM(superlm.model, "last").extract(MEMBERS[3] if allowed(superlm, MEMBERS[3]) else MEMBERS[0])
+    alternate = superlm.extract(Architecture.from_config(other.config))
+    pairs = zip(other.parameters(), alternate.parameters(), strict=True)
+    same = [torch.equal(one, two) for one, two in pairs]
+    assert all(same) == (other.config.num_hidden_layers == 3)
+
+
+def test_a_student_is_loaded_where_the_package_is_not_installed(tiny_bert_config, batch, tmp_path) -> None:
+    superlm = SuperLM(AutoModel.from_config(tiny_bert_config))
+    superlm.extract(MEMBERS[1]).save_pretrained(tmp_path)
+    code = (
+        "import sys; sys.modules['hf_kdnas'] = None\n"
+        "from transformers import AutoModel\n"
+        f"print(AutoModel.from_pretrained({str(tmp_path)!r}).config.hidden_size)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "24"

@@ -6,7 +6,7 @@ objective asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -92,13 +92,15 @@ class Capture:
             )
 
 
-def forward_signals(model: nn.Module, capture: Capture, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+def forward_signals(
+    model: Callable[..., Any], capture: Capture, batch: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """Run a model on a batch and return its signals, with "logits" where its output has them.
 
     The logits of a question answering head are those of start and end side by side, (batch, length, 2).
 
     Args:
-        model: The model, wrapped or not, that `capture` was made for.
+        model: The model, wrapped or not, that `capture` was made for, or what runs it.
         capture: Its hooks.
         batch: Model inputs; other entries (labels, the teacher's signals, token types where this model
             has none) are not passed on.

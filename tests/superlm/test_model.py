@@ -26,7 +26,13 @@ HEADS = {"none": AutoModel, "sequence": AutoModelForSequenceClassification, "wor
 @pytest.fixture(params=HEADS)
 def superlm(request: pytest.FixtureRequest, tiny_config) -> SuperLM:
     torch.manual_seed(0)
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout"):
+    for name in (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "dropout",
+        "attention_dropout",
+        "seq_classif_dropout",
+    ):
         if hasattr(tiny_config, name):
             setattr(tiny_config, name, 0.0)
     model = HEADS[request.param].from_config(tiny_config)
@@ -100,7 +106,7 @@ def test_a_subnet_keeps_no_weights_of_its_own(superlm, batch) -> None:
 
 
 def test_a_member_that_does_not_fit_is_refused(superlm) -> None:
-    with pytest.raises(InvalidInput, match="4L-32H-64F-4A-gelu.*at most 3L-32H-64F-4A-gelu"):
+    with pytest.raises(InvalidInput, match=r"4L-32H-64F-4A-gelu.*at most 3L-32H-64F-4A-gelu"):
         superlm.subnet(Architecture(4, 32, 4, 64))
 
 

@@ -11,9 +11,12 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from hf_kdnas.recipe import Recipe
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells do
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.run not in (_search, _distill):
+    if rest and options.run not in _WITH_SETTINGS:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
     try:
@@ -69,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_recipe(add("search", _search, "Search a student for a teacher and a task, distil and export it"))
     _add_recipe(add("distill", _distill, "Distil a given student from a teacher, and export it"))
+    _add_superlm(add("superlm", _train_superlms, "Train weights that a whole space of students shares"))
     _add_recipes(add("recipes", _list_recipes, "List, show or copy the recipes that come with the package"))
     _add_latency(add("latency", _latency, "Measure the latency of any model folder on ONNX Runtime"))
     _add_evaluate(add("evaluate", _evaluate, "Fine-tune and score a task-agnostic model over GLUE"))
@@ -92,6 +96,28 @@ def _add_folder_choice(command: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on in the output folder although the settings have changed"
     )
     folder.add_argument("--overwrite", action="store_true", help="begin again in the output folder")
+
+
+def _add_superlm(superlm: argparse.ArgumentParser) -> None:
+    actions = superlm.add_subparsers(title="actions", metavar="ACTION", required=True, parser_class=_Parser)
+    _add_recipe(actions.add_parser("train", help="train a SuperLM for each space of a recipe"))
+    rank = actions.add_parser("rank", help="rank all members by their loss on held-out text")
+    extract = actions.add_parser(
+        "extract", help="write the best member within a budget as a student's folder"
+    )
+    for command, run in ((rank, _rank_superlms), (extract, _extract_student)):
+        command.more_help = _recipe_help
+        command.add_argument("--config", required=True, metavar="RECIPE", help="that of the training")
+        command.set_defaults(run=run)
+    for flag, kind, metavar, text in (
+        ("--parameters", int, "N", "most parameters"),
+        ("--flops", int, "N", "most multiply-adds of its layers for one window of text"),
+        ("--latency-ms", float, "MS", "highest median latency, measured as the recipe says"),
+        ("--speedup", float, "TIMES", "least speed-up over the teacher, measured likewise"),
+        ("--architecture", str, "KEY", "take this member"),
+        ("--output", Path, "DIR", "the student's folder (students/KEY in the run folder)"),
+    ):
+        extract.add_argument(flag, type=kind, metavar=metavar, help=text)
 
 
 def _add_recipes(recipes: argparse.ArgumentParser) -> None:
@@ -191,6 +217,65 @@ def _search(options: argparse.Namespace) -> None:
 
 def _distill(options: argparse.Namespace) -> None:
     _run_recipe("distill", options)
+
+
+def _superlm_recipe(options: argparse.Namespace) -> Recipe:
+    from hf_kdnas.recipe import load_recipe
+
+    return load_recipe(options.config, _overrides(options.overrides))
+
+
+def _train_superlms(options: argparse.Namespace) -> None:
+    recipe = _superlm_recipe(options)
+    if options.print_config:
+        from hf_kdnas.recipe import recipe_to_yaml
+
+        print(recipe_to_yaml(recipe), end="")
+        return
+    from hf_kdnas import superlm_workflows
+    from hf_kdnas.processes import leave_processes
+
+    try:
+        histories = superlm_workflows.train_superlms(
+            recipe, resume=options.resume, overwrite=options.overwrite
+        )
+    finally:
+        leave_processes()
+    for name, history in histories.items():
+        losses = ", ".join(f"{size} {loss:.4g}" for size, loss in history[-1]["held_out"].items())
+        print(f"{name}: held-out loss {losses}")
+
+
+def _rank_superlms(options: argparse.Namespace) -> None:
+    recipe = _superlm_recipe(options)
+    from hf_kdnas import superlm_workflows
+    from hf_kdnas.processes import leave_processes
+    from hf_kdnas.superlm.ranking import pareto_front
+
+    try:
+        members = superlm_workflows.rank_superlms(recipe)
+    finally:
+        leave_processes()
+    print(f"{len(members)} members; those that no smaller one beats:")
+    for member in pareto_front(members):
+        size, flops = f"{member.parameters / 1e6:.1f} M", f"{member.flops / 1e9:.2f} GFLOPs"
+        print(
+            f"  {member.architecture.key:30}  {size:>8}  {flops:>13}  loss {member.loss:.4g}  {member.space}"
+        )
+
+
+def _extract_student(options: argparse.Namespace) -> None:
+    recipe = _superlm_recipe(options)
+    from hf_kdnas import superlm_workflows
+    from hf_kdnas.processes import leave_processes
+
+    budget = superlm_workflows.Budget(options.parameters, options.flops, options.latency_ms, options.speedup)
+    try:
+        student = superlm_workflows.extract_student(recipe, options.output, budget, options.architecture)
+    finally:
+        leave_processes()
+    for name, value in student.items():
+        print(f"{name:12}  {value}")
 
 
 def _run_recipe(workflow: str, options: argparse.Namespace) -> None:
@@ -341,6 +426,10 @@ def _env(options: argparse.Namespace) -> None:
 
     for name, value in environment().items():
         print(f"{name:16}  {value}")
+
+
+# Commands that take the settings of a recipe as options.
+_WITH_SETTINGS = (_search, _distill, _train_superlms, _rank_superlms, _extract_student)
 
 
 if __name__ == "__main__":

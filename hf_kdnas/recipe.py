@@ -4,18 +4,18 @@ This module imports no torch, so that a recipe can be read, checked and printed 
 """
 
 # ruff: noqa: RUF009
-# `_option` is dataclasses.field with a help text and limits: its calls are no shared defaults.
+# `option` is dataclasses.field with a help text and limits: its calls are no shared defaults.
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from hf_kdnas.baselines import BASELINES
 from hf_kdnas.metrics import GLUE
 from hf_kdnas.recipe_checks import OBJECTIVE_NAMES, check_evaluation, check_recipe
-from hf_kdnas.recipe_files import Option, fingerprint, read_recipe, to_yaml, walk_options
+from hf_kdnas.recipe_files import Option, fingerprint, option, read_recipe, to_yaml, walk_options
+from hf_kdnas.recipe_superlm import SuperLMSection
 
 __all__ = [
     "CompareSection",
@@ -29,6 +29,7 @@ __all__ = [
     "SearchSection",
     "SignalsSection",
     "SpaceSection",
+    "SuperLMSection",
     "TeacherSection",
     "TrainingSection",
     "load_recipe",
@@ -36,8 +37,6 @@ __all__ = [
     "recipe_options",
     "recipe_to_yaml",
 ]
-
-T = TypeVar("T")
 
 # The usual names of a task's text columns and its label column.
 _COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -49,42 +48,21 @@ _COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def _option(
-    default: T,
-    help: str,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    most: float | None = None,
-) -> T:
-    """A field with its help text and the limits of its value.
-
-    Args:
-        default: The default; a mutable one is copied.
-        help: What the field means.
-        above: The value must be greater than this.
-        least: The value must not be less than this.
-        most: The value must not be greater than this.
-    """
-    metadata = {"help": help, "above": above, "least": least, "most": most}
-    return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingSection:
     """How a model is trained; the same on both Transformers lines."""
 
-    epochs: float = _option(3.0, "passes over the training rows", above=0)
-    batch_size: int = _option(32, "rows per step on each device", least=1)
-    learning_rate: float = _option(5e-5, "highest learning rate; it decays linearly to 0", above=0)
-    warmup_fraction: float = _option(0.06, "part of the steps with a rising learning rate", least=0, most=1)
-    weight_decay: float = _option(0.01, "AdamW's weight decay", least=0)
-    max_grad_norm: float = _option(1.0, "gradients are clipped to this norm", above=0)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = _option(
+    epochs: float = option(3.0, "passes over the training rows", above=0)
+    batch_size: int = option(32, "rows per step on each device", least=1)
+    learning_rate: float = option(5e-5, "highest learning rate; it decays linearly to 0", above=0)
+    warmup_fraction: float = option(0.06, "part of the steps with a rising learning rate", least=0, most=1)
+    weight_decay: float = option(0.01, "AdamW's weight decay", least=0)
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm", above=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "arithmetic of the forward pass; auto is bf16 where the hardware computes in it, else fp32"
     )
-    gradient_accumulation_steps: int = _option(1, "batches per optimiser step", least=1)
-    training_arguments: dict[str, Any] = _option(
+    gradient_accumulation_steps: int = option(1, "batches per optimiser step", least=1)
+    training_arguments: dict[str, Any] = option(
         {}, "any other field of transformers.TrainingArguments, where a Trainer does the training"
     )
 
@@ -96,30 +74,30 @@ class TeacherSection:
     model: str = field(
         metadata={"help": "Hub id, folder, or `package:NAME/FOLDER` for one inside an installed package"}
     )
-    revision: str | None = _option(None, "branch, tag or commit on the Hub")
-    base_model: str | None = _option(
+    revision: str | None = option(None, "branch, tag or commit on the Hub")
+    base_model: str | None = option(
         None, "the teacher's Hub id, for the model card, where it is loaded from a folder"
     )
-    trust_remote_code: bool = _option(False, "run code from the teacher's repository")
-    attn_implementation: str = _option(
+    trust_remote_code: bool = option(False, "run code from the teacher's repository")
+    attn_implementation: str = option(
         "auto",
         "attention of teacher and students while they are trained, as in `from_pretrained`: eager, sdpa ...; "
         "auto: the fastest on CPUs, else Transformers' choice",
     )
-    pooling: Literal["auto", "mean", "cls"] = _option(
+    pooling: Literal["auto", "mean", "cls"] = option(
         "auto", "sentence-similarity: how token states become one vector; auto: as the teacher's folder says"
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto",
         "what the finished teacher computes in while students learn from it; auto: as distillation.training. "
         "Its weights stay in float32, also while it is fine-tuned",
     )
-    adapter: str | None = _option(
+    adapter: str | None = option(
         None,
         "PEFT adapter, a folder or Hub id, that is merged into the teacher. Where it brings the task head, "
         "data.labels has to name the classes in the order that it was trained with",
     )
-    fine_tune: TrainingSection | None = _option(
+    fine_tune: TrainingSection | None = option(
         None, "train the teacher on the task first; null takes its task head as it is"
     )
 
@@ -135,62 +113,62 @@ class DataSection:
             "`data:glue/TASK` ($KDNAS_DATA/glue/TASK, else the Hub's nyu-mll/glue), or `data:text/wikitext-2`"
         }
     )
-    name: str | None = _option(None, "configuration of the data set on the Hub")
-    data_files: dict[str, str] | None = _option(None, "files by split, inside a folder or Hub data set")
+    name: str | None = option(None, "configuration of the data set on the Hub")
+    data_files: dict[str, str] | None = option(None, "files by split, inside a folder or Hub data set")
     task: Literal[
         "text-classification",
         "token-classification",
         "question-answering",
         "fill-mask",
         "sentence-similarity",
-    ] = _option(
+    ] = option(
         "text-classification",
         "what the model does, under the name that the Hub has for it; the last two learn from texts alone",
     )
-    text: list[str] = _option(
+    text: list[str] = option(
         [],
         "the column with the text, or two columns for pairs of texts; for token classification the column "
         "with the lists of words; for question answering question and context. Empty means text, tokens, or "
         "question and context",
     )
-    label: str = _option(
+    label: str = option(
         "",
         "the column with the class, list of classes, or score; the lists of tags, ids or names; the answers "
         "as in SQuAD: {text: [...], answer_start: [...]}. Empty means label, ner_tags or answers, and none "
         "for tasks without labels",
     )
-    labels: list[str] | None = _option(
+    labels: list[str] | None = option(
         None,
         "class names in the order of their ids; names that the data already has are put in this "
         "order, others replace them",
     )
-    where: dict[str, list[Any]] | None = _option(None, "keep only rows whose column has one of these values")
-    group: str | None = _option(None, "column whose rows stay on one side of every split that is cut")
-    group_contained: bool = _option(
+    where: dict[str, list[Any]] | None = option(None, "keep only rows whose column has one of these values")
+    group: str | None = option(None, "column whose rows stay on one side of every split that is cut")
+    group_contained: bool = option(
         False,
         "keep texts with the longest text that contains them on one side of every split that is cut (phrases "
         "and their sentences, as in SST-2)",
     )
-    train_split: str = _option("train", "split to train on")
-    reporting_split: str | None = _option(
+    train_split: str = option("train", "split to train on")
+    reporting_split: str | None = option(
         None, "split that the report is about; null cuts it from the training split"
     )
-    reporting_fraction: float = _option(
+    reporting_fraction: float = option(
         0.1, "part of the training split that is cut for the report", above=0, most=0.5
     )
-    selection_fraction: float = _option(
+    selection_fraction: float = option(
         0.1, "part of the training rows held out to choose students by", above=0, most=0.5
     )
-    split_seed: int = _option(
+    split_seed: int = option(
         0, "decides the cuts; not the run's seed, so that runs with other seeds are scored on the same rows"
     )
-    max_length: int = _option(128, "tokens kept of a row, at most as many as the teacher takes", least=8)
-    stride: int = _option(
+    max_length: int = option(128, "tokens kept of a row, at most as many as the teacher takes", least=8)
+    stride: int = option(
         64, "question answering: tokens by which the windows of a long context overlap", least=0
     )
-    mlm_probability: float = _option(0.15, "fill-mask: part of the tokens that are hidden", above=0, most=0.9)
-    limit: int | None = _option(None, "at most so many training rows, drawn at random", least=20)
-    metric: str | None = _option(
+    mlm_probability: float = option(0.15, "fill-mask: part of the tokens that are hidden", above=0, most=0.9)
+    limit: int | None = option(None, "at most so many training rows, drawn at random", least=20)
+    metric: str | None = option(
         None,
         "accuracy, f1, matthews, pearson, spearman, or a metric of your own (`package.module:Class`, or the "
         "path of an `evaluate` module); null takes GLUE's own there, else accuracy or pearson, with several "
@@ -211,111 +189,109 @@ class SpaceSection:
     """The architectures to search."""
 
     preset: Literal["from_teacher", "kd_nas", "autodistil-tiny", "autodistil-small", "autodistil-base"] = (
-        _option("from_teacher", "values of the dimensions that are not listed")
+        option("from_teacher", "values of the dimensions that are not listed")
     )
-    num_hidden_layers: list[int] | None = _option(None, "numbers of layers", least=1)
-    hidden_size: list[int] | None = _option(None, "widths of the residual stream", least=1)
-    num_attention_heads: list[int] | None = _option(None, "numbers of heads", least=1)
-    intermediate_size: list[int] | None = _option(None, "widths of the feed-forward network", least=1)
-    hidden_act: list[str] | None = _option(None, "activations")
-    max_parameters: int | None = _option(None, "leave out larger architectures", least=1)
+    num_hidden_layers: list[int] | None = option(None, "numbers of layers", least=1)
+    hidden_size: list[int] | None = option(None, "widths of the residual stream", least=1)
+    num_attention_heads: list[int] | None = option(None, "numbers of heads", least=1)
+    intermediate_size: list[int] | None = option(None, "widths of the feed-forward network", least=1)
+    hidden_act: list[str] | None = option(None, "activations")
+    max_parameters: int | None = option(None, "leave out larger architectures", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignalsSection:
     """The teacher's outputs on the training rows, computed once and kept on disk."""
 
-    cache: bool = _option(True, "keep them; false runs the teacher beside the student")
-    disk_budget_gb: float = _option(50.0, "run the teacher live where they would take more", above=0)
+    cache: bool = option(True, "keep them; false runs the teacher beside the student")
+    disk_budget_gb: float = option(50.0, "run the teacher live where they would take more", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationSection:
     """How finalists and hand-crafted students learn from the teacher."""
 
-    objectives: dict[str, dict[str, Any]] = _option(
+    objectives: dict[str, dict[str, Any]] = option(
         {"logits": {"weight": 1.0, "temperature": 2.0}, "hidden": {"weight": 1.0, "layers": "uniform"}},
         f"losses by name ({', '.join(OBJECTIVE_NAMES)}, or `package.module:Class`), each with its options "
         "and its weight: a number, or {from: 1.0, to: 0.0} to change linearly over the training",
     )
-    initialisation: Literal["random", "slice", "project"] = _option(
+    initialisation: Literal["random", "slice", "project"] = option(
         "project", "a student's first weights: drawn, cut from the teacher, or projected and cut"
     )
-    training: TrainingSection = _option(
+    training: TrainingSection = option(
         TrainingSection(learning_rate=2e-4), "the full distillation, of finalists and baselines alike"
     )
-    signals: SignalsSection = _option(SignalsSection(), "the teacher's outputs")
+    signals: SignalsSection = option(SignalsSection(), "the teacher's outputs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConstraintsSection:
     """What the winner should keep to; among those that do, the highest reward wins."""
 
-    latency_ms: float | None = _option(None, "highest median latency, in milliseconds", above=0)
-    speedup: float | None = _option(None, "least speed-up over the teacher", above=0)
-    retained: float | None = _option(None, "least part of the teacher's quality", above=0)
-    parameters: int | None = _option(None, "most parameters", least=1)
+    latency_ms: float | None = option(None, "highest median latency, in milliseconds", above=0)
+    speedup: float | None = option(None, "least speed-up over the teacher", above=0)
+    retained: float | None = option(None, "least part of the teacher's quality", above=0)
+    parameters: int | None = option(None, "most parameters", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSection:
     """How the space is searched."""
 
-    sampler: str = _option(
+    sampler: str = option(
         "kdnas", "kdnas, random, tpe, nsga2, or an Optuna sampler of your own as `package.module:Class`"
     )
-    episodes: int = _option(15, "rounds of candidates", least=1)
-    candidates: int = _option(20, "architectures tried in an episode", least=1)
-    proxy_fraction: float = _option(
+    episodes: int = option(15, "rounds of candidates", least=1)
+    candidates: int = option(20, "architectures tried in an episode", least=1)
+    proxy_fraction: float = option(
         0.3, "part of the training rows that candidates learn from", above=0, most=1
     )
-    proxy: TrainingSection = _option(
+    proxy: TrainingSection = option(
         TrainingSection(epochs=4.0, learning_rate=2e-4), "the short distillation of a candidate"
     )
-    quality: Literal["metric", "hidden_states"] = _option(
+    quality: Literal["metric", "hidden_states"] = option(
         "metric",
         "what candidates are rewarded for: the task's metric on the selection split, or 1 - their "
         "hidden-state loss in the last epoch (KD-NAS without a task); finalists are chosen by the metric "
         "in any case",
     )
-    alpha: float = _option(-0.06, "exponent of latency in the reward", most=0)
-    beta: float = _option(0.6, "the wanted part of the teacher's latency, in the reward", above=0)
-    epsilon: float = _option(1.0, "part of the first episode's candidates drawn at random", least=0, most=1)
-    epsilon_step: float = _option(0.05, "by how much that part falls in each episode", least=0, most=1)
-    epsilon_floor: float = _option(0.05, "where it stops falling", least=0, most=1)
-    storage: str | None = _option(
+    alpha: float = option(-0.06, "exponent of latency in the reward", most=0)
+    beta: float = option(0.6, "the wanted part of the teacher's latency, in the reward", above=0)
+    epsilon: float = option(1.0, "part of the first episode's candidates drawn at random", least=0, most=1)
+    epsilon_step: float = option(0.05, "by how much that part falls in each episode", least=0, most=1)
+    epsilon_floor: float = option(0.05, "where it stops falling", least=0, most=1)
+    storage: str | None = option(
         None, "Optuna storage URL, for several machines; null keeps a journal file in the run folder"
     )
-    finalists: int = _option(3, "candidates of highest reward that are distilled in full", least=1)
-    baselines: list[str] = _option(
+    finalists: int = option(3, "candidates of highest reward that are distilled in full", least=1)
+    baselines: list[str] = option(
         ["every-second-layer"],
         f"hand-crafted shapes to compare with: {', '.join(BASELINES)}, or keys like 4L-312H-1200F-12A-gelu",
     )
-    random_baseline: bool = _option(False, "also run a random search of the same budget")
-    constraints: ConstraintsSection = _option(ConstraintsSection(), "what the winner should keep to")
+    random_baseline: bool = option(False, "also run a random search of the same budget")
+    constraints: ConstraintsSection = option(ConstraintsSection(), "what the winner should keep to")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencySection:
     """Where and how latency is measured, on ONNX Runtime."""
 
-    provider: str = _option("CPUExecutionProvider", "ONNX Runtime execution provider")
-    threads: int = _option(1, "threads inside an operator", least=1)
-    batch_size: int = _option(1, "rows in a batch", least=1)
-    sequence_length: int = _option(128, "tokens in a row", least=1)
-    precision: Literal["fp32", "int8"] = _option("fp32", "of the graph that decides the search")
-    warmup: int = _option(5, "runs before the first that counts", least=1)
-    rounds: int = _option(30, "timed runs of each model, one after the other in turn", least=5)
+    provider: str = option("CPUExecutionProvider", "ONNX Runtime execution provider")
+    threads: int = option(1, "threads inside an operator", least=1)
+    batch_size: int = option(1, "rows in a batch", least=1)
+    sequence_length: int = option(128, "tokens in a row", least=1)
+    precision: Literal["fp32", "int8"] = option("fp32", "of the graph that decides the search")
+    warmup: int = option(5, "runs before the first that counts", least=1)
+    rounds: int = option(30, "timed runs of each model, one after the other in turn", least=5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSection:
     """The ONNX files of the winner."""
 
-    backend: Literal["auto", "optimum", "transformers"] = _option(
-        "auto", "exporter; auto takes what is there"
-    )
-    int8: bool = _option(True, "also write, measure and score a dynamic INT8 model")
+    backend: Literal["auto", "optimum", "transformers"] = option("auto", "exporter; auto takes what is there")
+    int8: bool = option(True, "also write, measure and score a dynamic INT8 model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +304,7 @@ class CompareSection:
             "`labels: {task: {}}` is the student without distillation"
         }
     )
-    seeds: list[int] = _option([0, 1, 2], "each set is trained once with each of these seeds", least=0)
+    seeds: list[int] = option([0, 1, 2], "each set is trained once with each of these seeds", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,25 +315,26 @@ class Recipe:
         InvalidInput: If a value is outside its limits, naming the key, the value and what is allowed.
     """
 
-    name: str = _option("run", "names the run and its student: letters, digits, dot, dash, underscore")
-    seed: int = _option(42, "decides everything that is drawn, but not the splits", least=0, most=2**32 - 1)
-    output_dir: str = _option("", "folder of the run; empty means runs/NAME")
-    report_to: list[str] = _option(
-        ["none"], "trackers, as in Transformers: none, all, tensorboard, wandb ..."
-    )
+    name: str = option("run", "names the run and its student: letters, digits, dot, dash, underscore")
+    seed: int = option(42, "decides everything that is drawn, but not the splits", least=0, most=2**32 - 1)
+    output_dir: str = option("", "folder of the run; empty means runs/NAME")
+    report_to: list[str] = option(["none"], "trackers, as in Transformers: none, all, tensorboard, wandb ...")
     teacher: TeacherSection
     data: DataSection
-    space: SpaceSection = _option(SpaceSection(), "the architectures to search")
-    distillation: DistillationSection = _option(DistillationSection(), "how students learn")
-    search: SearchSection = _option(SearchSection(), "how the space is searched")
-    student: str = _option(
+    space: SpaceSection = option(SpaceSection(), "the architectures to search")
+    distillation: DistillationSection = option(DistillationSection(), "how students learn")
+    search: SearchSection = option(SearchSection(), "how the space is searched")
+    student: str = option(
         "every-second-layer",
         f"what `kdnas distill` makes of the teacher: {', '.join(BASELINES)}, a key like "
         "4L-312H-1200F-12A-gelu, or a model (folder or Hub id) that brings its own weights",
     )
-    compare: CompareSection | None = _option(None, "other signals that `kdnas distill` tries on this student")
-    latency: LatencySection = _option(LatencySection(), "how latency is measured")
-    export: ExportSection = _option(ExportSection(), "the ONNX files")
+    compare: CompareSection | None = option(None, "other signals that `kdnas distill` tries on this student")
+    superlm: SuperLMSection | None = option(
+        None, "what `kdnas superlm` trains: weights that a whole space of students shares"
+    )
+    latency: LatencySection = option(LatencySection(), "how latency is measured")
+    export: ExportSection = option(ExportSection(), "the ONNX files")
 
     def __post_init__(self) -> None:
         if not self.output_dir:
@@ -373,24 +350,24 @@ class EvaluationSection:
         InvalidInput: If a value is outside its limits, or a list is empty or names something twice.
     """
 
-    data: str | None = _option(
+    data: str | None = option(
         None,
         "folder that holds a folder for each task, laid out as on the Hub; null takes a task from "
         "$KDNAS_DATA/glue, else from the Hub's nyu-mll/glue",
     )
-    tasks: list[str] = _option([name for name in GLUE if name != "wnli"], "tasks of GLUE")
-    seeds: list[int] = _option([0, 1, 2], "one run of each task with each", least=0, most=2**32 - 1)
-    learning_rates: list[float] = _option([5e-5], "highest learning rates to choose from", above=0)
-    epochs: list[float] = _option([3.0], "passes over the training rows to choose from", above=0)
-    batch_sizes: list[int] = _option([32], "rows per step to choose from", least=1)
-    held_out: float = _option(
+    tasks: list[str] = option([name for name in GLUE if name != "wnli"], "tasks of GLUE")
+    seeds: list[int] = option([0, 1, 2], "one run of each task with each", least=0, most=2**32 - 1)
+    learning_rates: list[float] = option([5e-5], "highest learning rates to choose from", above=0)
+    epochs: list[float] = option([3.0], "passes over the training rows to choose from", above=0)
+    batch_sizes: list[int] = option([32], "rows per step to choose from", least=1)
+    held_out: float = option(
         0.1,
         "part of the training rows that is held out to choose by, where there is a choice",
         above=0,
         most=0.5,
     )
-    max_length: int = _option(128, "tokens kept of a row, at most as many as the model takes", least=8)
-    precision: Literal["auto", "fp32", "bf16"] = _option("auto", "arithmetic of the training, as in a recipe")
+    max_length: int = option(128, "tokens kept of a row, at most as many as the model takes", least=8)
+    precision: Literal["auto", "fp32", "bf16"] = option("auto", "arithmetic of the training, as in a recipe")
 
     def __post_init__(self) -> None:
         check_evaluation(self)

@@ -11,14 +11,37 @@ import math
 import re
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.resources import recipe_file
+
+T = TypeVar("T")
+
+
+def option(
+    default: T,
+    help: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> T:
+    """A field with its help text and the limits of its value.
+
+    Args:
+        default: The default; a mutable one is copied.
+        help: What the field means.
+        above: The value must be greater than this.
+        least: The value must not be less than this.
+        most: The value must not be greater than this.
+    """
+    metadata = {"help": help, "above": above, "least": least, "most": most}
+    return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
 
 
 class _Loader(yaml.SafeLoader):

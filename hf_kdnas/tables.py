@@ -56,7 +56,7 @@ def load_splits(data: DataSection) -> Splits:
         InvalidInput: If the data, a split or a column is missing, or a split would be empty.
         MissingPackage: If `data.path` names a package that isn't installed.
     """
-    splits = _read(data)
+    splits = read_splits(data)
     train = _table(data, splits, "train_split", data.train_split)
     if data.group_contained:
         train[_SENTENCES] = containing_texts(train[data.text[0]])
@@ -73,8 +73,13 @@ def load_splits(data: DataSection) -> Splits:
     return Splits(train, selection, reporting, tuple(names) if names else None)
 
 
-def _read(data: DataSection) -> Any:
-    """All splits, as a `datasets.DatasetDict`."""
+def read_splits(data: DataSection, *, streaming: bool = False) -> Any:
+    """All splits, as a `datasets.DatasetDict`, or an `IterableDatasetDict` where they are to be streamed.
+
+    Raises:
+        InvalidInput: If they can't be loaded.
+        MissingPackage: If `data.path` names a package that isn't installed.
+    """
     import datasets
 
     path, configuration = resolve_data(data.path)
@@ -89,7 +94,9 @@ def _read(data: DataSection) -> Any:
         files = {split: str(file) for split, file in parts.items()}
     try:
         with _quiet():
-            return datasets.load_dataset(path, data.name or configuration, data_files=files, **options)
+            return datasets.load_dataset(
+                path, data.name or configuration, data_files=files, streaming=streaming, **options
+            )
     # DatasetNotFoundError and EmptyDatasetError are FileNotFoundErrors, going offline a
     # ConnectionError, an unknown configuration or broken file a ValueError.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,7 @@ from hf_kdnas.families import get_family
 from hf_kdnas.precision import resolve_attention
 from hf_kdnas.resources import cache_dir, resolve_path
 from hf_kdnas.run import atomic_folder
+from hf_kdnas.tasks.base import auto_class
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -175,22 +176,42 @@ def load_model(section: TeacherSection, task: TaskData, seed: int) -> PreTrained
     Raises:
         InvalidInput: If it can't be loaded.
     """
-    import torch
-    from accelerate import PartialState
     from transformers import AutoConfig
 
     own_head = section.fine_tune is None and has_head(_from_pretrained(AutoConfig, section), task.head)
+    return _load(section, task.head_class, seed, {} if own_head else task.config_fields())
+
+
+def load_untuned(section: TeacherSection, head: str) -> PreTrainedModel:
+    """A teacher as it is, with its adapter merged, frozen, in evaluation mode and float32.
+
+    Args:
+        section: The recipe's teacher.
+        head: The head that it has, what stands after `AutoModelFor`; empty for the encoder alone.
+
+    Raises:
+        InvalidInput: If it can't be loaded.
+    """
+    teacher = _load(section, auto_class(head), 0, {})
+    teacher.eval().requires_grad_(False)
+    return teacher
+
+
+def _load(section: TeacherSection, head_class: Any, seed: int, fields: Mapping[str, Any]) -> PreTrainedModel:
+    import torch
+    from accelerate import PartialState
+
     torch.manual_seed(seed)
     with _quiet():
         model: PreTrainedModel = _from_pretrained(
-            task.head_class,
+            head_class,
             section,
             use_safetensors=True,
             dtype=torch.float32,
             attn_implementation=resolve_attention(PartialState().device, section.attn_implementation),
             # A head of another task gives way to a new one.
             ignore_mismatched_sizes=section.fine_tune is not None,
-            **({} if own_head else task.config_fields()),
+            **fields,
         )
     return model if section.adapter is None else merge_adapter(model, section.adapter)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,21 +91,30 @@ class ShapeLatencies:
         """
         if ceilings.latency_ms is None and ceilings.speedup is None:
             return space
-        by_cost = sorted(space, key=lambda member: (member.flops(self.target.sequence_length), member))
+        promising = self.promising(space.members, ceilings, seed)
+        return space.restricted({"search.constraints": promising.__contains__})
+
+    def promising(
+        self, shapes: Sequence[Architecture], ceilings: Ceilings, seed: int
+    ) -> frozenset[Architecture]:
+        """The same of any shapes.
+
+        Raises:
+            InvalidInput: If not even the cheapest shape keeps to the constraints (says what it takes).
+        """
+        by_cost = sorted(shapes, key=lambda shape: (shape.flops(self.target.sequence_length), shape))
         self._require_reachable(by_cost[0], ceilings)
         inner = by_cost[1:-1]
         drawn = random.Random(seed).sample(inner, min(CALIBRATION_SHAPES, len(inner)))
-        shapes = [by_cost[0], *drawn, by_cost[-1]]
+        measured = [by_cost[0], *drawn, by_cost[-1]]
         predictor = LatencyPredictor(self.target)
         # Ratios to the teacher are steadier than milliseconds on a machine that is not quiet.
-        predictor.fit([(shape, self(shape).ratio) for shape in shapes])
-        teacher_ms = statistics.median(self(shape).median_ms / self(shape).ratio for shape in shapes)
-
-        def promising(member: Architecture) -> bool:
-            ratio = predictor.predict(member) / TOLERANCE
-            return meets(ratio * teacher_ms, ratio, ceilings)
-
-        return space.restricted({"search.constraints": promising})
+        predictor.fit([(shape, self(shape).ratio) for shape in measured])
+        teacher_ms = statistics.median(self(shape).median_ms / self(shape).ratio for shape in measured)
+        ratios = {shape: predictor.predict(shape) / TOLERANCE for shape in by_cost}
+        return frozenset(
+            shape for shape, ratio in ratios.items() if meets(ratio * teacher_ms, ratio, ceilings)
+        )
 
     def _require_reachable(self, fastest: Architecture, ceilings: Ceilings) -> None:
         if not self.within(fastest, ceilings):

@@ -79,7 +79,6 @@ class SuperLMRun:
         Returns:
             The history of each space's training (see `SuperLMTrainer.run`).
         """
-        self._keep_settings()
         with self._stage("teacher", f"teacher {self.recipe.teacher.model}"):
             self._prepare()
         return {name: self._trained(name) for name in self.plan.spaces}
@@ -272,7 +271,7 @@ class SuperLMRun:
             checkpoint.remove()
         self.processes.wait_for_everyone()
 
-    def _keep_settings(self) -> None:
+    def keep_settings(self) -> None:
         """Keep what the SuperLMs follow from, or see that it is what it was: a SuperLM can't change halfway.
 
         Raises:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from hf_kdnas.errors import InvalidInput
 
 if TYPE_CHECKING:
     from hf_kdnas.architecture import Architecture
-    from hf_kdnas.space import SearchSpace
 
 # Most relation heads where the user names none. AutoDistil's 12 divide almost none of its own widths; 16
 # divide all of them, 384 and 768.
 RELATION_HEADS = 16
 
 
-def relation_heads(space: SearchSpace, teacher: Architecture) -> int:
+def relation_heads(space: Iterable[Architecture], teacher: Architecture) -> int:
     """The number of relation heads with which the losses of all members can be compared.
 
     The largest number up to 16 that divides the attention width of the teacher and of every member.
@@ -29,7 +29,7 @@ def relation_heads(space: SearchSpace, teacher: Architecture) -> int:
     return max(heads for heads in range(1, RELATION_HEADS + 1) if common % heads == 0)
 
 
-def check_relation_heads(heads: int, space: SearchSpace, teacher: Architecture) -> None:
+def check_relation_heads(heads: int, space: Iterable[Architecture], teacher: Architecture) -> None:
     """Refuse a number of relation heads that doesn't suit the teacher and every member.
 
     Raises:
@@ -41,7 +41,7 @@ def check_relation_heads(heads: int, space: SearchSpace, teacher: Architecture) 
         common = math.gcd(*widths)
         allowed = [str(each) for each in range(1, common + 1) if common % each == 0]
         raise InvalidInput(
-            "relation_heads",
+            "superlm.relation_heads",
             heads,
             "must divide the attention width of the teacher and of every member, and does not divide "
             f"{wrong[0]}; allowed are {', '.join(allowed)}",
@@ -49,5 +49,5 @@ def check_relation_heads(heads: int, space: SearchSpace, teacher: Architecture) 
         )
 
 
-def _attention_widths(space: SearchSpace, teacher: Architecture) -> list[int]:
+def _attention_widths(space: Iterable[Architecture], teacher: Architecture) -> list[int]:
     return sorted({teacher.attention_size, *(member.attention_size for member in space)})

@@ -139,9 +139,14 @@ class TaskData(ABC):
     @property
     def head_class(self) -> Any:
         """The Auto class with this task's head."""
-        import transformers
+        return auto_class(self.head)
 
-        return getattr(transformers, f"AutoModelFor{self.head}" if self.head else "AutoModel")
+
+def auto_class(head: str) -> Any:
+    """The Auto class of a head, named by what stands after `AutoModelFor`; empty for the encoder alone."""
+    import transformers
+
+    return getattr(transformers, f"AutoModelFor{head}" if head else "AutoModel")
 
 
 @dataclass(frozen=True)

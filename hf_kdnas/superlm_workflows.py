@@ -1,0 +1,196 @@
+"""What `kdnas superlm` calls: train SuperLMs, rank their members, pull students."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.latency.export import get_exporter
+from hf_kdnas.latency.shape import export_shape
+from hf_kdnas.latency.store import LatencyStore
+from hf_kdnas.latency.target import LatencyTarget
+from hf_kdnas.processes import join_processes
+from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
+from hf_kdnas.resources import cache_dir
+from hf_kdnas.run import RunFolder, require_writable, write_json
+from hf_kdnas.search.latencies import ShapeLatencies
+from hf_kdnas.superlm.plan import plan_superlm
+from hf_kdnas.superlm.ranking import within
+from hf_kdnas.superlm.run import SuperLMRun
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from hf_kdnas.recipe import Recipe
+    from hf_kdnas.superlm.plan import SuperLMPlan
+    from hf_kdnas.superlm.ranking import Member
+
+
+# What a student's folder says of where it is from.
+EXTRACTED = "extracted.json"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a student may cost at most; None where anything will do.
+
+    Attributes:
+        parameters: Numbers in its weights.
+        flops: Multiply-adds of its layers for one window.
+        latency_ms: Median on the recipe's target, in milliseconds.
+        speedup: Least speed-up over the teacher there.
+    """
+
+    parameters: int | None = None
+    flops: int | None = None
+    latency_ms: float | None = None
+    speedup: float | None = None
+
+
+def train_superlms(
+    recipe: Recipe, *, resume: bool = False, overwrite: bool = False
+) -> dict[str, list[dict[str, Any]]]:
+    """Train the SuperLM of each of a recipe's spaces.
+
+    The same call goes on where an earlier one stopped.
+
+    Args:
+        recipe: The recipe, with a section `superlm`.
+        resume: Go on in an output folder that another recipe began.
+        overwrite: Begin again in the output folder.
+
+    Returns:
+        The history of each training by the space's name: losses while it was trained, and held-out.
+
+    Raises:
+        InvalidInput: If the recipe can't be carried out.
+    """
+    run = _opened(recipe, resume=resume, overwrite=overwrite)
+    histories = run.train()
+    run.processes.wait_for_everyone()
+    return histories
+
+
+def rank_superlms(recipe: Recipe) -> list[Member]:
+    """Rank all members of all spaces by their loss on held-out text; write `ranking.json`.
+
+    Returns:
+        The members, the best first.
+
+    Raises:
+        InvalidInput: If a SuperLM isn't trained yet.
+    """
+    return _opened(recipe, resume=True).rank()
+
+
+def extract_student(
+    recipe: Recipe, to: Path | None, budget: Budget, architecture: str | None = None
+) -> dict[str, Any]:
+    """Write the best member within a budget as a student's folder.
+
+    Members are tried in the order of their held-out loss. Where there is a limit on latency, each is
+    measured first, unless a predictor says that it can't keep to it.
+
+    Args:
+        recipe: The recipe that the SuperLMs were trained by.
+        to: The folder; None means `students/KEY` in the run folder.
+        budget: What the student may cost.
+        architecture: A member's key, to take that one.
+
+    Returns:
+        What the student is: `architecture`, `space`, `loss`, `parameters`, `flops`, `folder`, and its
+        `latency_ms` and `speedup` where they were asked for. On other ranks than the first, an empty dict.
+
+    Raises:
+        InvalidInput: If nothing is ranked yet, or no member keeps to the budget.
+    """
+    run = _opened(recipe, resume=True)
+    if not run.processes.is_main_process:
+        return {}
+    members = run.ranking()
+    if not members:
+        raise InvalidInput(
+            "superlm",
+            recipe.output_dir,
+            "nothing is ranked there yet",
+            "Run kdnas superlm rank first, with the same recipe.",
+        )
+    if architecture is not None:
+        members = [member for member in members if member.architecture.key == architecture]
+        if not members:
+            raise InvalidInput(
+                "architecture", architecture, "must be a member of a space", "ranking.json lists them."
+            )
+    fitting = within(members, parameters=budget.parameters, flops=budget.flops)
+    member = fitting[0]
+    latency: dict[str, float] = {}
+    if budget.latency_ms is not None or budget.speedup is not None:
+        member, latency = _fast_enough(run, fitting, budget)
+    folder = to or run.folder / "students" / member.architecture.key
+    require_writable(folder.parent, "output", "Choose another folder.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / EXTRACTED).is_file():
+        raise InvalidInput("output", str(folder), "must be new, empty or a student", "Choose another folder.")
+    run.extract(member, folder)
+    student = {**member.as_dict(), **latency}
+    write_json(folder / EXTRACTED, student)
+    return {**student, "folder": str(folder)}
+
+
+def _opened(recipe: Recipe, *, resume: bool, overwrite: bool = False) -> SuperLMRun:
+    """The run over the recipe's folder, after a look at everything that is to be written to."""
+    processes = join_processes()
+    plan = plan_superlm(recipe)
+    _check_ranks(plan, processes)
+    folder = RunFolder(Path(recipe.output_dir))
+    if processes.is_main_process:
+        identity = recipe_fingerprint(recipe, "superlm")
+        folder.open(recipe_to_yaml(recipe), identity, resume=resume, overwrite=overwrite)
+        require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
+    processes.wait_for_everyone()
+    run = SuperLMRun(plan, folder, processes)
+    run.keep_settings()
+    return run
+
+
+def _check_ranks(plan: SuperLMPlan, processes: PartialState) -> None:
+    if plan.section.training.batch_size < processes.num_processes:
+        raise InvalidInput(
+            "superlm.training.batch_size",
+            plan.section.training.batch_size,
+            f"must be at least 1 for each of the {processes.num_processes} processes",
+            "Raise it: it is the batch of all processes together.",
+        )
+
+
+def _fast_enough(run: SuperLMRun, members: list[Member], budget: Budget) -> tuple[Member, dict[str, float]]:
+    """The best member that keeps to the limits on latency, measured, and what was measured."""
+    plan, recipe = run.plan, run.recipe
+    exporter = get_exporter(recipe.export.backend)
+    reference = run.folder / "reference.onnx"
+    export_shape(plan.model_class, plan.config, exporter, reference)
+    latencies = ShapeLatencies(
+        config=plan.config,
+        model_class=plan.model_class,
+        target=LatencyTarget(**vars(recipe.latency)),
+        reference=reference,
+        exporter=exporter,
+        store=LatencyStore(cache_dir() / "latency"),
+    )
+    try:
+        promising = latencies.promising([member.architecture for member in members], budget, recipe.seed)
+    except InvalidInput as error:
+        raise InvalidInput(
+            error.field.rpartition(".")[2], error.given, error.allowed, error.remedy
+        ) from error
+    for member in members:
+        if member.architecture in promising and latencies.within(member.architecture, budget):
+            report = latencies(member.architecture)
+            return member, {"latency_ms": report.median_ms, "speedup": 1 / report.ratio}
+    raise InvalidInput(
+        "latency",
+        f"{budget.latency_ms} ms, speed-up {budget.speedup}",
+        "no member that was predicted to keep to it did so when it was measured",
+        "Ask for less.",
+    )

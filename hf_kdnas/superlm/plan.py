@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # the loss that members are ranked by.
 OUTPUT_OBJECTIVES = ("mlm",)
 
+# What a teacher has to have as much of as any member.
+_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size")
+
 ALLOWED_OBJECTIVES = ("relations", "hidden", "attention", *OUTPUT_OBJECTIVES)
 
 
@@ -155,29 +158,43 @@ def _check_section(section: SuperLMSection) -> None:
 def _spaces(
     section: SuperLMSection, config: PretrainedConfig, model_class: type[Any]
 ) -> dict[str, SearchSpace]:
-    if not section.spaces:
+    if section.spaces:
+        return {name: _space(name, section, config, model_class) for name in section.spaces}
+    try:
         cut = partition(config, section.partitions)
-        return {f"space-{number}": space for number, space in enumerate(cut, start=1)}
-    teacher, parameters = Architecture.from_config(config), parameter_counter(model_class, config)
-    spaces = {}
-    for name, values in section.spaces.items():
-        key, known = f"superlm.spaces.{name}", [each.name for each in fields(SpaceSection)]
-        for value in values:
-            if value not in known:
-                raise InvalidInput(key, value, f"a space has {', '.join(known)}", nearest(value, known))
-        written = SpaceSection(**values)
-        check_section(written, f"{key}.")
-        space = make_space(written, config, "random", parameters)
-        wider = [member.key for member in space if not member.fits_into(teacher)]
-        if wider and section.initialisation != "random":
-            raise InvalidInput(
-                key,
-                wider[-1],
-                f"no member may be wider or deeper than the teacher, {teacher.key}",
-                "List smaller sizes, or set superlm.initialisation: random.",
-            )
-        spaces[name] = space
-    return spaces
+    except InvalidInput as error:
+        raise InvalidInput("superlm.partitions", error.given, error.allowed, error.remedy) from error
+    return {f"space-{number}": space for number, space in enumerate(cut, start=1)}
+
+
+def _space(
+    name: str, section: SuperLMSection, config: PretrainedConfig, model_class: type[Any]
+) -> SearchSpace:
+    """One of the recipe's own spaces."""
+    key, values = f"superlm.spaces.{name}", section.spaces[name]
+    known = [each.name for each in fields(SpaceSection)]
+    for value in values:
+        if value not in known:
+            raise InvalidInput(key, value, f"a space has {', '.join(known)}", nearest(value, known))
+    written = SpaceSection(**values)
+    check_section(written, f"{key}.")
+    teacher = Architecture.from_config(config)
+    space = make_space(written, config, "random", parameter_counter(model_class, config))
+    too_wide = [
+        f"{dimension} {size}"
+        for dimension in _SIZES
+        for size in values.get(dimension, ())
+        if size > getattr(teacher, dimension)
+    ]
+    too_wide += [member.key for member in space if not member.fits_into(teacher)]
+    if too_wide and section.initialisation != "random":
+        raise InvalidInput(
+            key,
+            too_wide[0],
+            f"no member may be wider or deeper than the teacher, {teacher.key}",
+            "List smaller sizes, or set superlm.initialisation: random.",
+        )
+    return space
 
 
 def _completed(

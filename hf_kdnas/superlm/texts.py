@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hf_kdnas.errors import InvalidInput
@@ -61,7 +62,8 @@ class TextWindows:
         else:
             held_out_windows = cut(key="reporting_split", name=data.reporting_split).take(held_out)
         self.held_out: list[Window] = [each["input_ids"] for each in held_out_windows]
-        self._train = train.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        self._train = train
+        self._seed = seed
         for windows, name in ((self.held_out, "held-out"), (list(train.take(1)), "training")):
             if not windows:
                 raise InvalidInput(
@@ -82,10 +84,25 @@ class TextWindows:
             A window, its epoch, and its place there, counted from 1: `training(*place)` goes on behind it.
         """
         while True:
-            self._train.set_epoch(epoch)
-            for place, row in enumerate(self._train.skip(skipped), start=skipped + 1):
+            rows = _shuffled(iter(self._train), random.Random(f"{self._seed}/windows/{epoch}"))
+            for place, row in enumerate(islice(rows, skipped, None), start=skipped + 1):
                 yield row["input_ids"], epoch, place
             epoch, skipped = epoch + 1, 0
+
+
+def _shuffled(rows: Iterator[Any], rng: random.Random) -> Iterator[Any]:
+    """Rows through a buffer from which one is drawn at a time.
+
+    `IterableDataset.shuffle` would also change the order of files, and so which windows come first, the
+    held-out ones.
+    """
+    buffer = list(islice(rows, SHUFFLE_BUFFER))
+    for row in rows:
+        place = rng.randrange(len(buffer))
+        yield buffer[place]
+        buffer[place] = row
+    rng.shuffle(buffer)
+    yield from buffer
 
 
 def _windows(

@@ -1,0 +1,87 @@
+"""What is refused before a SuperLM is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.recipe import load_recipe
+from hf_kdnas.superlm.plan import plan_superlm
+
+REFUSED = {
+    "a space wider than its teacher": (
+        ["superlm.spaces={wide: {hidden_size: [32, 64], num_attention_heads: [4]}}"],
+        r"superlm\.spaces\.wide: got 'hidden_size 64'; no member may be wider.* the teacher, 3L-32H-64F",
+    ),
+    "a space deeper than its teacher": (
+        ["superlm.spaces={deep: {num_hidden_layers: [3, 4]}}"],
+        r"superlm\.spaces\.deep: got 'num_hidden_layers 4'; no member may be wider or deeper",
+    ),
+    "a preset of another teacher": (
+        ["superlm.spaces={tiny: {preset: autodistil-tiny}}"],
+        r"superlm\.spaces\.tiny: got '4L-128H.*no member may be wider or deeper",
+    ),
+    "heads that a stock config can't hold": (
+        ["superlm.spaces={odd: {hidden_size: [32], num_attention_heads: [5]}}"],
+        r"num_attention_heads.*\[5\].*must divide a hidden size out of \[32\]",
+    ),
+    "an unknown dimension": (
+        ["superlm.spaces={odd: {layers: [1]}}"],
+        r"superlm\.spaces\.odd: got 'layers'; a space has preset, num_hidden_layers",
+    ),
+    "relation heads that don't divide": (
+        ["superlm.relation_heads=5"],
+        r"superlm\.relation_heads: got 5; must divide the attention width.*allowed are 1, 2, 4, 8",
+    ),
+    "a signal that needs a map of its own": (
+        ["superlm.objectives={hidden: {}}", "superlm.initialisation=random"],
+        r"superlm\.objectives: got 'hidden'; no map can be learned or searched",
+    ),
+    "a map that is searched": (
+        ["superlm.objectives={hidden: {layers: searched}}"],
+        r"superlm\.objectives: got 'hidden'; no map can be learned or searched",
+    ),
+    "an objective of single students": (
+        ["superlm.objectives={direct_relations: {}}"],
+        r"superlm\.objectives: got 'direct_relations'; a SuperLM learns from relations, hidden, atten",
+    ),
+    "nothing to rank by": (
+        ["superlm.objectives={mlm: {}}"],
+        r"superlm\.objectives: got 'mlm'; members are ranked by relations, hidden or attention",
+    ),
+    "output terms without a head": (
+        ["superlm.objectives={relations: {}, mlm: {}}"],
+        r"teacher\.model.*must have a task head \(\.\.\.ForMaskedLM\)",
+    ),
+    "more partitions than widths": (
+        ["superlm.spaces={}", "superlm.partitions=9"],
+        r"superlm\.partitions: got 9.*has 1 to 4 sub-spaces",
+    ),
+    "no section": (["superlm=null"], r"superlm: got 'nothing'; this recipe has no such section"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_recipes_are_refused_before_any_work(recipe_file: Path, overrides, message) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        plan_superlm(load_recipe(str(recipe_file), overrides))
+
+
+def test_spaces_are_cut_from_the_teacher_where_none_is_named(recipe_file: Path) -> None:
+    plan = plan_superlm(load_recipe(str(recipe_file), ["superlm.spaces={}", "superlm.partitions=2"]))
+    assert list(plan.spaces) == ["space-1", "space-2"]
+    widths = [{member.hidden_size for member in space} for space in plan.spaces.values()]
+    assert max(widths[0]) < min(widths[1])
+
+
+def test_relations_have_one_number_of_heads_and_the_teachers_last_layer(recipe_file: Path) -> None:
+    plan = plan_superlm(load_recipe(str(recipe_file), ["superlm.relation_heads=null"]))
+    assert plan.objectives["relations"] == {"loss": "mse", "teacher_layer": 3, "relation_heads": 8}
+    own = plan_superlm(load_recipe(str(recipe_file), ["superlm.objectives.relations.teacher_layer=2"]))
+    assert own.objectives["relations"]["teacher_layer"] == 2
+
+
+def test_windows_are_no_longer_than_the_teacher_takes(recipe_file: Path) -> None:
+    assert plan_superlm(load_recipe(str(recipe_file), ["data.max_length=512"])).length == 64

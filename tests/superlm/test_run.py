@@ -1,0 +1,159 @@
+"""From a recipe to SuperLMs, a ranking and students, as `kdnas superlm` does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+from hf_kdnas import cli
+from hf_kdnas.distill.capture import Capture, forward_signals
+from hf_kdnas.processes import join_processes
+from hf_kdnas.recipe import load_recipe
+from hf_kdnas.run import RunFolder
+from hf_kdnas.superlm.plan import plan_superlm
+from hf_kdnas.superlm.run import SuperLMRun
+
+TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_kdnas"]
+
+
+def run(action: str, recipe_file: Path, *options: str) -> int:
+    return cli.main(["superlm", action, "--config", str(recipe_file), *options])
+
+
+def launch(command: list[str], *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def held_out_loss(run: SuperLMRun, student) -> float:
+    """A student's loss from its own forward and the teacher's, computed afresh."""
+    criterion = run.held_out.losses[type(run.plan.teacher).from_config(student.config)]
+    total = 0.0
+    for window in run.windows.held_out:
+        ids = torch.tensor([window])
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        with torch.no_grad():
+            mine = forward_signals(student, Capture(student, criterion.student_signals), batch)
+            theirs = forward_signals(run.teacher, Capture(run.teacher, criterion.teacher_signals), batch)
+            total += float(criterion(mine, theirs, batch, criterion.counts(batch))[0])
+    return total / len(run.windows.held_out)
+
+
+def test_train_rank_and_extract(recipe_file, capsys, tmp_path) -> None:
+    assert run("train", recipe_file) == 0
+    assert "wide: held-out loss largest" in capsys.readouterr().out
+    assert run("rank", recipe_file) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("8 members")
+    ranking = json.loads((tmp_path / "run" / "ranking.json").read_text(encoding="utf-8"))
+    assert [each["loss"] for each in ranking] == sorted(each["loss"] for each in ranking)
+    assert {each["space"] for each in ranking} == {"narrow", "wide"}
+    smallest = min(ranking, key=lambda each: each["parameters"])
+
+    target = tmp_path / "student"
+    limit = str(smallest["parameters"])
+    assert run("extract", recipe_file, "--parameters", limit, "--output", str(target)) == 0
+    assert smallest["architecture"] in capsys.readouterr().out
+    student = AutoModel.from_pretrained(target).eval()
+    assert sum(each.numel() for each in student.parameters()) == smallest["parameters"]
+    assert AutoTokenizer.from_pretrained(target)("the film")["input_ids"]
+    assert json.loads((target / "extracted.json").read_text(encoding="utf-8"))["loss"] == smallest["loss"]
+
+    # The loss of the ranking is that of the student, run on its own beside the teacher.
+    recipe = load_recipe(str(recipe_file))
+    again = SuperLMRun(plan_superlm(recipe), RunFolder(tmp_path / "run"), join_processes())
+    assert held_out_loss(again, student) == pytest.approx(smallest["loss"], rel=1e-2)  # signals in fp16
+
+
+def test_a_latency_is_measured_before_a_student_is_written(recipe_file, capsys, tmp_path) -> None:
+    settings = ["--latency.sequence_length", "8", "--latency.rounds", "5"]
+    assert run("train", recipe_file, *settings) == 0
+    assert run("rank", recipe_file, *settings) == 0
+    assert run("extract", recipe_file, "--latency-ms", "1000", *settings) == 0
+    ranking = json.loads((tmp_path / "run" / "ranking.json").read_text(encoding="utf-8"))
+    [folder] = (tmp_path / "run" / "students").iterdir()
+    assert folder.name == ranking[0]["architecture"]
+    found = json.loads((folder / "extracted.json").read_text(encoding="utf-8"))
+    assert 0 < found["latency_ms"] < 1000
+    capsys.readouterr()
+    assert run("extract", recipe_file, "--speedup", "1000", *settings) == 2
+    assert "speedup: got 1000.0; the fastest architecture" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_said(recipe_file, capsys, tmp_path) -> None:
+    assert run("rank", recipe_file) == 2
+    assert "no trained SuperLM of this space. Run kdnas superlm train first" in capsys.readouterr().err
+    assert run("extract", recipe_file) == 2
+    assert "nothing is ranked there yet. Run kdnas superlm rank first" in capsys.readouterr().err
+
+
+def test_a_superlm_goes_on_with_its_own_settings_alone(recipe_file, capsys, tmp_path) -> None:
+    assert run("train", recipe_file) == 0
+    assert run("train", recipe_file, "--seed", "7", "--resume") == 2
+    assert "seed: got 'other settings than those that" in capsys.readouterr().err
+    narrower = "{narrow: {num_hidden_layers: [1], hidden_size: [16], num_attention_heads: [2]}}"
+    assert run("train", recipe_file, "--superlm.spaces", narrower, "--resume") == 2
+    assert "superlm.spaces: got 'other settings" in capsys.readouterr().err
+    assert run("train", recipe_file, "--superlm.training.save_steps", "1", "--resume") == 0
+    assert run("train", recipe_file, "--seed", "7", "--overwrite") == 0
+
+
+def test_nothing_is_trained_twice(recipe_file, tmp_path) -> None:
+    assert run("train", recipe_file) == 0
+    file = tmp_path / "run" / "spaces" / "wide" / "superlm" / "model.safetensors"
+    before = file.stat().st_mtime_ns
+    assert run("train", recipe_file) == 0
+    assert file.stat().st_mtime_ns == before
+
+
+def test_output_terms_train_a_masked_language_model(
+    recipe_file, tiny_bert_config, tiny_tokenizer, tmp_path
+) -> None:
+    from transformers import BertForMaskedLM
+
+    BertForMaskedLM(tiny_bert_config).save_pretrained(tmp_path / "teacher")
+    objectives = ["--superlm.objectives", "{relations: {loss: mse}, hidden: {}, mlm: {}}"]
+    assert run("train", recipe_file, *objectives) == 0
+    assert run("rank", recipe_file, *objectives) == 0
+    assert run("extract", recipe_file, *objectives, "--output", str(tmp_path / "student")) == 0
+    config = json.loads((tmp_path / "student" / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == ["BertForMaskedLM"]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_rank_as_one_does(recipe_file, tmp_path, tiny_bert_config) -> None:
+    from transformers import BertModel
+
+    tiny_bert_config.hidden_dropout_prob = tiny_bert_config.attention_probs_dropout_prob = 0.0
+    BertModel(tiny_bert_config).save_pretrained(tmp_path / "teacher")
+    found = []
+    for name, command in (("one", ["-m", "hf_kdnas"]), ("two", TWO_RANKS)):
+        for action in ("train", "rank"):
+            done = launch(
+                command,
+                *("superlm", action, "--config", str(recipe_file), "--output_dir", str(tmp_path / name)),
+                ACCELERATE_USE_CPU="true",
+            )
+            assert done.returncode == 0, done.stderr
+        weights = load_file(tmp_path / name / "spaces" / "wide" / "superlm" / "model.safetensors")
+        ranking = json.loads((tmp_path / name / "ranking.json").read_text(encoding="utf-8"))
+        found.append((weights, {each["architecture"]: each["loss"] for each in ranking}))
+    (weights, losses), (others, other_losses) = found
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=1e-5)
+    assert other_losses == pytest.approx(losses, rel=1e-3)
+    kept = {path.name for path in (tmp_path / "two" / "spaces" / "wide").glob("ranking-*/losses-*.json")}
+    assert kept == {"losses-0.json", "losses-1.json"}

@@ -1,0 +1,166 @@
+"""Training the shared weights of a space: what a step is, how it goes on, what stops it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import PartialState
+from transformers import BertModel
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.capture import Capture, forward_signals
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.processes import join_processes
+from hf_kdnas.progress import Narrator
+from hf_kdnas.recipe import Recipe
+from hf_kdnas.run import RunFolder
+from hf_kdnas.superlm import trainer as trainer_module
+from hf_kdnas.superlm.checkpoint import Checkpoint
+from hf_kdnas.superlm.model import Subnet, SuperLM
+from hf_kdnas.superlm.plan import plan_superlm
+from hf_kdnas.superlm.run import SuperLMRun
+from hf_kdnas.superlm.trainer import SuperLMTrainer
+
+
+@pytest.fixture
+def make_trainer(recipe: Recipe, tmp_path):
+    """A trainer of the wide space, from the same start each time."""
+    plan = plan_superlm(recipe)
+    run = SuperLMRun(plan, RunFolder(tmp_path / "run"), join_processes())
+    run._prepare()
+
+    def make(checkpoint: str = "checkpoint", **changes) -> SuperLMTrainer:
+        losses = plan.losses(plan.objectives, run._projection, run.device)
+        return SuperLMTrainer(
+            superlm=SuperLM(run._load(run.folder / "spaces" / "wide" / "start")),
+            space=plan.spaces["wide"],
+            parameters=plan.parameters,
+            teacher=run.teacher,
+            teacher_precision="fp32",
+            losses=losses,
+            windows=run.windows,
+            masking=None,
+            held_out=run.held_out,
+            section=replace(plan.section.training, **changes),
+            seed=recipe.seed,
+            checkpoint=Checkpoint(tmp_path / checkpoint),
+            processes=PartialState(),
+            narrator=Narrator(),
+        )
+
+    return make
+
+
+def weights(trainer: SuperLMTrainer) -> dict[str, torch.Tensor]:
+    return {name: each.detach().clone() for name, each in trainer.superlm.model.named_parameters()}
+
+
+def without_dropout(trainer: SuperLMTrainer) -> SuperLMTrainer:
+    config = trainer.superlm.model.config
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    return trainer
+
+
+def gradients(
+    trainer: SuperLMTrainer, windows: list[list[int]], micro_batches: int
+) -> dict[str, torch.Tensor]:
+    size = len(windows) // micro_batches
+    batches = [trainer._batch(windows[at : at + size]) for at in range(0, len(windows), size)]
+    trainer._accumulated(0, batches)
+    return {
+        name: each.grad for name, each in trainer.superlm.model.named_parameters() if each.grad is not None
+    }
+
+
+def test_a_steps_gradient_is_the_sum_over_its_members(make_trainer) -> None:
+    trainer = without_dropout(make_trainer())
+    windows = [window for window, *_ in zip(trainer.windows.held_out, range(4), strict=False)]
+    found = gradients(trainer, windows, 1)
+    batch = trainer._batch(windows)
+    expected = {name: torch.zeros_like(each) for name, each in trainer.superlm.model.named_parameters()}
+    members = trainer._members(0)
+    assert len(members) == 4
+    for member in members:
+        student: BertModel = trainer.superlm.extract(member)
+        criterion = trainer.losses[member]
+        signals = forward_signals(student, Capture(student, criterion.student_signals), batch)
+        loss, _ = criterion(signals, trainer._teacher_signals(batch), batch, criterion.counts(batch))
+        loss.backward()
+        parts = Subnet(trainer.superlm.model, member, "alternate")._parts
+        for name, parameter in student.named_parameters():
+            if parameter.grad is not None:
+                parts[name].add_gradient(expected[parts[name].source], parameter.grad)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)
+    assert all(not expected[name].any() for name in expected.keys() - found.keys())
+
+
+def test_micro_batches_add_up_to_the_joined_batch(make_trainer) -> None:
+    whole, parts = without_dropout(make_trainer()), without_dropout(make_trainer())
+    windows = whole.windows.held_out[:4]
+    found = gradients(parts, windows, 4)
+    for name, gradient in gradients(whole, windows, 1).items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_training_lowers_the_held_out_loss_of_every_size(make_trainer) -> None:
+    history = make_trainer(steps=60, evaluation_steps=60, learning_rate=3e-3).run("wide")
+    assert [each["step"] for each in history] == [0, 60]
+    before, after = (each["held_out"] for each in history)
+    assert before.keys() == {"largest", "middle", "smallest"}
+    assert all(after[size] < before[size] for size in before)
+    assert history[1]["training"].keys() == {"largest", "smallest", "random"}
+
+
+def test_a_training_that_was_killed_goes_on_exactly(make_trainer, monkeypatch) -> None:
+    whole = make_trainer("whole", steps=5)
+    history = whole.run("wide")
+    killed = make_trainer("killed", steps=5)
+    seen = []
+
+    def dies(*arguments, **options):
+        seen.append(1)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    original = trainer_module.sandwich
+    monkeypatch.setattr(trainer_module, "sandwich", dies)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run("wide")
+    monkeypatch.setattr(trainer_module, "sandwich", original)
+    resumed = make_trainer("killed", steps=5)
+    assert resumed.run("wide") == history
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[name], weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("member", [Architecture(3, 32, 4, 64), Architecture(2, 24, 4, 64)], ids=str)
+def test_a_loss_that_is_not_finite_names_member_and_step(make_trainer, member, monkeypatch) -> None:
+    trainer = make_trainer()
+    monkeypatch.setitem(trainer.losses._made, member, _broken(trainer.losses[member]))
+    with pytest.raises(InvalidInput, match=rf"a loss of {member.key} that is not finite, at step 1.*skip"):
+        trainer.run("wide")
+
+
+def test_steps_with_such_a_loss_are_left_out_on_request(make_trainer, monkeypatch, capsys) -> None:
+    trainer = make_trainer(not_finite="skip", steps=2)
+    largest = trainer._extremes[0]
+    monkeypatch.setitem(trainer.losses._made, largest, _broken(trainer.losses[largest]))
+    before = weights(trainer)
+    history = trainer.run("wide")
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(trainer).items())
+    assert f"step 2 is left out: the loss of {largest.key} is not finite" in capsys.readouterr().err
+    assert history[-1]["training"] == {}
+
+
+def _broken(criterion):
+    class Broken(type(criterion)):
+        def forward(self, *arguments):
+            loss, terms = super().forward(*arguments)
+            return loss * float("nan"), terms
+
+    criterion.__class__ = Broken
+    return criterion

@@ -107,6 +107,8 @@ def load_tokenizer(
 
 
 def _from_pretrained(auto_class: Any, section: TeacherSection, **options: Any) -> Any:
+    import hf_kdnas.exact  # noqa: F401  # so that the Auto classes know it
+
     try:
         return auto_class.from_pretrained(
             resolve_path(section.model),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -184,7 +184,8 @@ def load_model(section: TeacherSection, task: TaskData, seed: int) -> PreTrained
     own_head = section.fine_tune is None and has_head(_from_pretrained(AutoConfig, section), task.head)
     torch.manual_seed(seed)
     with _quiet():
-        model: PreTrainedModel = _from_pretrained(
+        model: PreTrainedModel
+        model, loading = _from_pretrained(
             task.head_class,
             section,
             use_safetensors=True,
@@ -192,9 +193,25 @@ def load_model(section: TeacherSection, task: TaskData, seed: int) -> PreTrained
             attn_implementation=resolve_attention(PartialState().device, section.attn_implementation),
             # A head of another task gives way to a new one.
             ignore_mismatched_sizes=section.fine_tune is not None,
+            output_loading_info=True,
             **({} if own_head else task.config_fields()),
         )
+    _check_sizes(model, loading["mismatched_keys"], section)
     return model if section.adapter is None else merge_adapter(model, section.adapter)
+
+
+def _check_sizes(model: PreTrainedModel, drawn: Iterable[Any], section: TeacherSection) -> None:
+    """See that only what is as wide as the labels was drawn anew for having another size."""
+    family = get_family(model.config).of(type(model))
+    # Transformers 5 puts both shapes beside the name.
+    for name in sorted(each if isinstance(each, str) else each[0] for each in drawn):
+        if "labels" not in family.parameter_axes(name):
+            raise InvalidInput(
+                "teacher.model",
+                f"{section.model} ({name})",
+                "its weights must have the sizes that its config.json says",
+                "Give the config.json that was saved with the weights.",
+            )
 
 
 def prepare_teacher(

@@ -33,7 +33,7 @@ class Architecture:
         intermediate_size: Width of the feed-forward network, F.
         hidden_act: Activation of the feed-forward network.
         head_size: Units per head; None, the only value a stock config can hold, means
-            `hidden_size / num_attention_heads`.
+            `hidden_size / num_attention_heads`. Others are held by the exact type (`hf_kdnas.exact`).
 
     Raises:
         InvalidInput: If a size is not positive or the heads don't divide the hidden size.
@@ -47,9 +47,16 @@ class Architecture:
     head_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(name, getattr(self, name), "must be at least 1", "Give a positive size.")
+        for name in (
+            "num_hidden_layers",
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "head_size",
+        ):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise InvalidInput(name, size, "must be at least 1", "Give a positive size.")
         if self.head_size is None and self.hidden_size % self.num_attention_heads:
             raise InvalidInput(
                 "num_attention_heads",
@@ -123,14 +130,15 @@ class Architecture:
         Raises:
             InvalidInput: If the model type has no family or its config can't hold this shape.
         """
-        if self.head_size not in (None, self.hidden_size / self.num_attention_heads):
+        family = get_family(config)
+        stock = (None, self.hidden_size / self.num_attention_heads)
+        if "head_size" not in family.config_fields and self.head_size not in stock:
             raise InvalidInput(
                 "head_size",
                 self.head_size,
                 f"a stock {config.model_type} config holds hidden_size / num_attention_heads only",
-                "Leave head_size out.",
+                "Leave head_size out, or turn a BERT teacher into the exact type (hf_kdnas.exact.as_exact).",
             )
-        family = get_family(config)
         if not family.allows_width(config, self.hidden_size):
             raise InvalidInput(
                 "hidden_size",

@@ -42,6 +42,8 @@ def student_architecture(student: str, teacher: PretrainedConfig) -> Architectur
         return baseline_architecture(student, Architecture.from_config(teacher))
     from transformers import AutoConfig
 
+    import hf_kdnas.exact  # noqa: F401  # so that the Auto classes know it
+
     try:
         config = AutoConfig.from_pretrained(resolve_path(student))
     except (OSError, ValueError) as error:

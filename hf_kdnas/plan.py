@@ -141,7 +141,15 @@ def plan_distillation(recipe: Recipe) -> Plan:
     if given is None:
         _check_fits("student", {recipe.student: student}, known.config, recipe.distillation.initialisation)
     compared = recipe.compare.objectives.values() if recipe.compare else ()
-    space = SearchSpace({name: (getattr(student, name),) for name in DIMENSIONS})
+    space = SearchSpace({name: (getattr(student, name),) for name in DIMENSIONS}, head_size=student.head_size)
+    [member] = space
+    if member.attention_size != student.attention_size:
+        raise InvalidInput(
+            "student",
+            student.key,
+            f"in a recipe, heads that divide hidden_size {student.hidden_size} share it",
+            "Choose a head count that doesn't divide it, or leave the head size out.",
+        )
     return _checked(
         Plan(
             "distill",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -108,6 +108,8 @@ def load_tokenizer(
 
 
 def _from_pretrained(auto_class: Any, section: TeacherSection, **options: Any) -> Any:
+    import hf_kdnas.exact  # noqa: F401  # so that the Auto classes know it
+
     try:
         return auto_class.from_pretrained(
             resolve_path(section.model),
@@ -203,7 +205,8 @@ def _load(section: TeacherSection, head_class: Any, seed: int, fields: Mapping[s
 
     torch.manual_seed(seed)
     with _quiet():
-        model: PreTrainedModel = _from_pretrained(
+        model: PreTrainedModel
+        model, loading = _from_pretrained(
             head_class,
             section,
             use_safetensors=True,
@@ -211,9 +214,25 @@ def _load(section: TeacherSection, head_class: Any, seed: int, fields: Mapping[s
             attn_implementation=resolve_attention(PartialState().device, section.attn_implementation),
             # A head of another task gives way to a new one.
             ignore_mismatched_sizes=section.fine_tune is not None,
+            output_loading_info=True,
             **fields,
         )
+    _check_sizes(model, loading["mismatched_keys"], section)
     return model if section.adapter is None else merge_adapter(model, section.adapter)
+
+
+def _check_sizes(model: PreTrainedModel, drawn: Iterable[Any], section: TeacherSection) -> None:
+    """See that only what is as wide as the labels was drawn anew for having another size."""
+    family = get_family(model.config).of(type(model))
+    # Transformers 5 puts both shapes beside the name.
+    for name in sorted(each if isinstance(each, str) else each[0] for each in drawn):
+        if "labels" not in family.parameter_axes(name):
+            raise InvalidInput(
+                "teacher.model",
+                f"{section.model} ({name})",
+                "its weights must have the sizes that its config.json says",
+                "Give the config.json that was saved with the weights.",
+            )
 
 
 def prepare_teacher(

@@ -50,6 +50,7 @@ FAMILIES = [
         "max_position_embeddings": 64,
         "type_vocab_size": 2,
     },
+    {"model_type": "exact-bert", **_SIZES, "head_size": 12},
 ]
 
 
@@ -62,6 +63,8 @@ def _name(fields: dict) -> str:
 def tiny_config(request: pytest.FixtureRequest):
     """A tiny config of each family, with two labels: a new family is a line in FAMILIES."""
     from transformers import AutoConfig
+
+    import hf_kdnas.exact  # noqa: F401  # a type of ours
 
     return AutoConfig.for_model(**request.param, num_labels=2)
 

@@ -13,6 +13,7 @@ from hf_kdnas.families.base import Axis, Family, reads_tokens
 from hf_kdnas.families.bert import BERT
 from hf_kdnas.families.distilbert import DISTILBERT
 from hf_kdnas.families.electra import ELECTRA
+from hf_kdnas.families.exact_bert import EXACT_BERT
 from hf_kdnas.families.mpnet import MPNET
 from hf_kdnas.families.roberta import ROBERTA
 
@@ -23,7 +24,7 @@ __all__ = ["FAMILIES", "Axis", "Family", "get_family", "reads_tokens"]
 
 FAMILIES: dict[str, Family] = {
     model_type: family
-    for family in (BERT, ROBERTA, MPNET, ELECTRA, DISTILBERT)
+    for family in (BERT, ROBERTA, MPNET, ELECTRA, DISTILBERT, EXACT_BERT)
     for model_type in family.model_types
 }
 

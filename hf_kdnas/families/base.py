@@ -53,7 +53,8 @@ class Family:
         model_types: The `config.model_type` values that the map describes.
         axes: Parameter-name endings, each with the axes of its dimensions. The first ending that
             matches counts.
-        config_fields: Name of each Architecture field in the family's config.
+        config_fields: Name of each Architecture field in the family's config; `head_size` only where heads
+            may have a size of their own.
         inputs: What the models take of a tokenizer's output.
         embeddings: Module whose output is the residual stream before the first layer,
             (batch, length, hidden).

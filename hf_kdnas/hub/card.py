@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hf_kdnas.families.exact_bert import EXACT_BERT
 from hf_kdnas.report import view
 from hf_kdnas.report.formats import FORMATS
 from hf_kdnas.resources import resource_dir
@@ -81,6 +82,7 @@ def card_text(results: Mapping[str, Any]) -> str:
         pipeline=_pipeline(results),
         purpose=_purpose(results["task"]),
         usage=_usage(results["task"]),
+        exact=results["student"]["model_type"] in EXACT_BERT.model_types,
     )
 
 

@@ -59,6 +59,8 @@ def _loadable(path: Path) -> Path:
 def _export(model: str, scratch: Path) -> Path:
     from transformers import AutoConfig
 
+    import hf_kdnas.exact  # noqa: F401  # so that the Auto classes know it
+
     try:
         config = AutoConfig.from_pretrained(resolve_path(model))
         head_class = _head_class(config.architectures or [])

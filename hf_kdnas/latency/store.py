@@ -22,6 +22,7 @@ _NOT_IN_GRAPH = frozenset(
         "architectures",
         "attention_dropout",
         "attention_probs_dropout_prob",
+        "auto_map",
         "bos_token_id",
         "classifier_dropout",
         "dropout",

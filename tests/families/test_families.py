@@ -185,7 +185,9 @@ def test_every_family_has_a_tiny_model(tiny_families: set[str]) -> None:
 
 
 def test_an_unknown_model_type_names_those_that_are_known_and_how_to_add_it() -> None:
-    with pytest.raises(InvalidInput, match="bert, distilbert, electra, mpnet, roberta, xlm-roberta") as error:
+    with pytest.raises(
+        InvalidInput, match="bert, distilbert, electra, exact-bert, mpnet, roberta, xlm-roberta"
+    ) as error:
         get_family("gpt2")
     assert "docs/adding-a-family.md" in str(error.value)
 

@@ -137,6 +137,22 @@ def test_the_code_in_it_is_python(results: dict[str, Any]) -> None:
     compile(code, "card", "exec")
 
 
+@pytest.mark.parametrize(
+    ("kind", "loads"),
+    [("classification", 1), ("question-answering", 2), ("sentence-similarity", 1), ("fill-mask", 1)],
+)
+def test_a_model_with_code_of_its_own_says_so(results: dict[str, Any], kind: str, loads: int) -> None:
+    results["task"]["kind"] = kind
+    assert "trust_remote_code" not in card_text(results)
+    results["student"]["model_type"] = "exact-bert"
+    text = card_text(results)
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(code, "card", "exec")
+    assert code.count("trust_remote_code=True)") == loads
+    assert "It is a stock" not in text
+    assert "`optimum-cli` exports stock models alone" in text
+
+
 def test_unmet_constraints_and_other_samplers(results: dict[str, Any]) -> None:
     results["constraints_met"] = False
     results["search"]["sampler"] = "tpe"

@@ -7,11 +7,13 @@ import torch
 from transformers import BertForSequenceClassification
 
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.exact import exact_config
 from hf_kdnas.latency import shape as shape_module
 from hf_kdnas.latency.export import get_exporter
 from hf_kdnas.latency.shape import export_shape, measure_shape
-from hf_kdnas.latency.store import LatencyStore
+from hf_kdnas.latency.store import LatencyStore, latency_key
 from hf_kdnas.latency.target import LatencyTarget
+from hf_kdnas.modeling_exact_bert import ExactBertForSequenceClassification
 
 STUDENT = Architecture(1, 16, 2, 32)
 
@@ -107,3 +109,34 @@ def test_a_shape_is_measured_once(
     assert exporter.exported == ["3L-32H-64F-4A-gelu", STUDENT.key]
     name = "model.onnx" if precision == "fp32" else "model_int8.onnx"
     assert measured == [(name, name)]  # the teacher in the same precision
+
+
+def test_shapes_that_no_stock_config_holds_are_measured(tiny_bert_config, tmp_path: Path) -> None:
+    exporter = get_exporter()
+    reference = tmp_path / "reference" / "model.onnx"
+    export_shape(BertForSequenceClassification, tiny_bert_config, exporter, reference)
+    shape = Architecture(1, 20, 3, 32, head_size=24)
+    config = shape.apply_to(exact_config(tiny_bert_config))
+    store = LatencyStore(tmp_path / "store")
+    report = measure_shape(
+        ExactBertForSequenceClassification,
+        config,
+        LatencyTarget(sequence_length=8, rounds=5, warmup=1),
+        reference=reference,
+        reference_config=tiny_bert_config,
+        exporter=exporter,
+        store=store,
+    )
+    assert report.median_ms > 0
+    assert len(list((tmp_path / "store").iterdir())) == 1
+
+
+def test_the_code_beside_a_model_is_no_part_of_its_graph(tiny_bert_config, tmp_path: Path) -> None:
+    config = exact_config(tiny_bert_config)
+    other = Architecture(3, 32, 4, 64, head_size=12).apply_to(config)
+    key, wider = (
+        latency_key(each, LatencyTarget(), tiny_bert_config, "Model", "optimum") for each in (config, other)
+    )
+    config.save_pretrained(tmp_path)
+    assert config.auto_map
+    assert latency_key(config, LatencyTarget(), tiny_bert_config, "Model", "optimum") == key != wider

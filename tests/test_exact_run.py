@@ -1,0 +1,102 @@
+"""A student of an exact shape from a recipe on: its folder and its card are all that a stranger needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import BertModel
+
+from hf_kdnas import cli
+from hf_kdnas.exact import as_exact
+from hf_kdnas.run import read_json
+
+STUDENT = "2L-20H-40F-3A-8D-gelu"
+
+STRANGER = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_kdnas":
+            raise ImportError("hf_kdnas is not here")
+
+sys.meta_path.insert(0, Blocked())
+exec(sys.stdin.read())  # what the card says
+"""
+
+
+@pytest.fixture
+def project(tiny_project: Path) -> Path:
+    """The tiny project, its teacher of the exact type."""
+    as_exact(BertModel.from_pretrained(tiny_project / "base")).save_pretrained(tiny_project / "base")
+    return tiny_project
+
+
+def test_a_distilled_student_is_exported_and_runs_as_its_card_says(project: Path) -> None:
+    assert cli.main(["distill", "--config", str(project / "recipe.yaml"), "--student", STUDENT]) == 0
+    results = read_json(project / "run" / "results.json")
+    assert results["student"]["architecture"] == STUDENT
+    assert results["student"]["export_difference"] < 1e-5
+    student = project / "run" / "student"
+    text = (student / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "trust_remote_code=True" in code
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER],
+        input=code.replace('model="tiny"', f'model="{student}"'),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(project / "modules")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"'label': '(rotten|fresh)'", done.stdout)
+
+
+def _set(project: Path, field: str, value: int) -> None:
+    path = project / "base" / "config.json"
+    path.write_text(json.dumps({**read_json(path), field: value}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("head_size", 6, r"attention\.output\.dense\.weight\)'; its weights must have the sizes"),
+        ("intermediate_size", 48, r"intermediate\.dense\.bias\)'; its weights must have the sizes"),
+        ("head_size", 0, "head_size: got 0; must be a positive whole number"),
+    ],
+)
+def test_a_config_of_other_weights_is_refused(
+    project: Path, capsys: pytest.CaptureFixture, field: str, value: int, message: str
+) -> None:
+    """Not even where a new head is made, for which weights of another size may give way."""
+    _set(project, field, value)
+    assert cli.main(["distill", "--config", str(project / "recipe.yaml"), "--student", STUDENT]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("2L-32H-40F-2A-8D-gelu", "heads that divide hidden_size 32 share it"),
+        ("2L-20H-40F-5A-8D-gelu", "2L-20H-40F-5A-8D-gelu can't be cut from the teacher"),
+    ],
+)
+def test_head_sizes_that_a_recipe_cannot_have_are_refused(
+    project: Path, capsys: pytest.CaptureFixture, student: str, message: str
+) -> None:
+    assert cli.main(["distill", "--config", str(project / "recipe.yaml"), "--student", student]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_stock_teacher_has_no_such_student(tiny_project: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["distill", "--config", str(tiny_project / "recipe.yaml"), "--student", STUDENT]) == 2
+    error = capsys.readouterr().err
+    assert "head_size: got 8; a stock bert config holds hidden_size / num_attention_heads only" in error
+    assert "hf_kdnas.exact.as_exact" in error

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
+
+import torch
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.baselines import BASELINES, baseline_architecture
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
 from hf_kdnas.resources import resolve_path
+from hf_kdnas.teacher import without_remarks
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -53,27 +56,86 @@ def student_architecture(student: str, teacher: PretrainedConfig) -> Architectur
             f"must be {', '.join(BASELINES)}, a key like 4L-312H-1200F-12A-gelu, a model's folder or Hub id",
             " ".join(str(error).split()),
         ) from error
-    for name in _ALIKE:
+    return alike_architecture("student", student, config, teacher)
+
+
+def load_student(student: str, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """A model that is there already, with the teacher's labels (see `load_alike`)."""
+    shape = student_architecture(student, teacher.config)
+    return load_alike("student", resolve_path(student), shape, teacher, seed)
+
+
+def alike_architecture(
+    key: str, model: str, config: PretrainedConfig, teacher: PretrainedConfig
+) -> Architecture:
+    """The shape of a model whose weights a student begins with.
+
+    Args:
+        key: The setting that names it.
+        model: Where it is.
+        config: Its config.
+        teacher: The teacher's config.
+
+    Raises:
+        InvalidInput: If its type or its embeddings are not the teacher's.
+    """
+    _require_alike(key, model, config, teacher, _ALIKE)
+    shape = Architecture.from_config(config)
+    _require_alike(key, model, config, shape.apply_to(teacher), ("embedding_size",))
+    return shape
+
+
+def _require_alike(
+    key: str, model: str, config: PretrainedConfig, teacher: PretrainedConfig, names: tuple[str, ...]
+) -> None:
+    for name in names:
         ours, theirs = getattr(config, name, None), getattr(teacher, name, None)
         if ours != theirs:
             raise InvalidInput(
-                "student",
-                f"{student} ({name} {ours})",
+                key,
+                f"{model} ({name} {ours})",
                 f"the teacher's {name} is {theirs}",
-                "Choose a student of the teacher's type, with its tokenizer.",
+                "Choose a model of the teacher's type, with its tokenizer.",
             )
-    return Architecture.from_config(config)
 
 
-def load_student(student: str, teacher: PreTrainedModel) -> PreTrainedModel:
-    """A model that is there already, with the teacher's labels; a head of other labels is drawn anew."""
-    path = resolve_path(student)
-    shape = student_architecture(student, teacher.config)
-    loaded: PreTrainedModel = type(teacher).from_pretrained(
-        path,
-        config=shape.apply_to(copy.deepcopy(teacher.config)),
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-        attn_implementation=teacher.config._attn_implementation,
-    )
-    return loaded
+def load_alike(
+    key: str, path: str, shape: Architecture, teacher: PreTrainedModel, seed: int
+) -> PreTrainedModel:
+    """A model of the teacher's class, with its labels, and with weights of its own.
+
+    What it has no weights for, such as a head for these labels, is drawn: the teacher's head reads
+    units in another order.
+
+    Args:
+        key: The setting that names it.
+        path: Folder or Hub id.
+        shape: Its shape.
+        teacher: The teacher.
+        seed: Decides what is drawn, on all ranks alike.
+
+    Raises:
+        InvalidInput: If it has no weights for its layers.
+    """
+    with without_remarks(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded, found = type(teacher).from_pretrained(
+            path,
+            config=shape.apply_to(teacher.config),
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            attn_implementation=teacher.config._attn_implementation,
+            output_loading_info=True,
+        )
+    family = get_family(teacher.config)
+    missing = sorted(name for name in found["missing_keys"] if family.layer_of(name))
+    if missing:
+        raise InvalidInput(
+            key,
+            path,
+            f"has no weights for {missing[0]} and {len(missing) - 1} more",
+            "Choose a folder that save_pretrained wrote, of a model of the teacher's type.",
+        )
+    model: PreTrainedModel = loaded
+    return model

@@ -1,4 +1,4 @@
-"""A student's weights before distillation: random, sliced or projected from its teacher."""
+"""A student's weights before distillation: random, of its teacher, or of a trained SuperLM."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.importance import sensitivity
 from hf_kdnas.projection import ResidualStream, project_student, residual_stream
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from hf_kdnas.architecture import Architecture
-
+# What `prepare` makes students by; they may also be of a SuperLM, or given.
 METHODS = ("random", "slice", "project")
 
 
@@ -28,16 +28,20 @@ class Initialiser:
     """Makes students of one teacher, all in the same way.
 
     Attributes:
-        method: `random`, `slice` (the most important units) or `project` (the principal directions
-            of the residual stream, fitted by least squares).
+        method: `random`, `slice` (the most important units), `project` (the principal directions
+            of the residual stream, fitted by least squares), `superlm` or `given`.
         teacher: The teacher; for `slice` and `project` in the order of importance (`prepare`).
         stream: The teacher's residual stream, for `project`.
+        superlms: For `superlm`: trained SuperLMs of the teacher's class, from small to large.
+        layers: Which of their layers a shallower student has (see `slicing.source_layers`).
         given: The only student that there is, for `given`: a model with weights of its own.
     """
 
     method: str
     teacher: PreTrainedModel
     stream: ResidualStream | None = None
+    superlms: tuple[PreTrainedModel, ...] = ()
+    layers: str = "alternate"
     given: PreTrainedModel | None = None
 
     @classmethod
@@ -80,12 +84,15 @@ class Initialiser:
     def student(self, architecture: Architecture, seed: int) -> PreTrainedModel:
         """A stock model of the teacher's class with this shape, in training mode.
 
+        Of a SuperLM it is the subnet of this shape, of the smallest one that has it. What a SuperLM has no
+        weights for, such as the task head, was drawn when it was loaded.
+
         Args:
             architecture: The student's shape.
             seed: Decides the weights that are drawn (all of them for `random`).
 
         Raises:
-            InvalidInput: If a sliced or projected student does not fit into the teacher.
+            InvalidInput: If the student does not fit into the teacher or the SuperLMs that it is cut from.
         """
         if self.given is not None:
             return copy.deepcopy(self.given)
@@ -93,6 +100,8 @@ class Initialiser:
             torch.manual_seed(seed)
             if self.method == "random":
                 return new_student(self.teacher, architecture)
+            if self.superlms:
+                return slice_student(self._superlm(architecture), architecture, self.layers)
             if self.stream is None:
                 return slice_student(self.teacher, architecture)
             return project_student(self.teacher, architecture, self.stream)
@@ -100,10 +109,19 @@ class Initialiser:
     def projection(self, architecture: Architecture) -> Tensor | None:
         """The fixed map from teacher to student states, (teacher hidden, hidden), where there is one.
 
-        A projected student lives on the principal directions, a sliced one on the first units.
+        A projected student lives on the principal directions, a sliced one on the first units. A SuperLM
+        lives on directions, or an order of units, of the teacher that *it* was made of: objectives learn
+        their maps to it, as to random students.
         """
         if self.method not in ("slice", "project"):
             return None
         if self.stream is not None:
             return self.stream.projection(architecture.hidden_size)
         return torch.eye(self.teacher.config.hidden_size)[:, : architecture.hidden_size]
+
+    def _superlm(self, architecture: Architecture) -> PreTrainedModel:
+        """The smallest SuperLM that the shape fits into, else the largest."""
+        for superlm in self.superlms:
+            if architecture.fits_into(Architecture.from_config(superlm.config)):
+                return superlm
+        return self.superlms[-1]

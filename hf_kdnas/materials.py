@@ -60,7 +60,10 @@ def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator)
     recipe = plan.recipe
     teacher = prepare_teacher(recipe.teacher, plan.task, recipe.seed, narrator).to(processes.device)
     if plan.student is not None:
-        return Initialiser("given", teacher, given=load_student(plan.student, teacher).train())
+        return Initialiser("given", teacher, given=load_student(plan.student, teacher, recipe.seed).train())
+    if plan.superlms is not None:
+        superlms, layers = plan.superlms.load(teacher, recipe.seed), plan.superlms.layers
+        return Initialiser("superlm", teacher, superlms=superlms, layers=layers)
     collator = DistillationCollator(plan.task.pad_token_id, masking=plan.task.masking)
     rng = random.Random(recipe.data.split_seed)
     rows = plan.task.train

@@ -15,6 +15,7 @@ from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.given_student import is_model, student_architecture
+from hf_kdnas.given_superlm import find_superlms
 from hf_kdnas.latency.export import get_exporter
 from hf_kdnas.latency.target import LatencyTarget
 from hf_kdnas.recipe_files import nearest
@@ -26,10 +27,11 @@ from hf_kdnas.tasks import TASKS, SentenceEmbeddings, TaskData, load_task
 from hf_kdnas.teacher import has_head, load_config, load_tokenizer, with_task_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+    from hf_kdnas.given_superlm import GivenSuperLMs
     from hf_kdnas.latency.export.base import Exporter
     from hf_kdnas.recipe import Recipe, SpaceSection
 
@@ -49,6 +51,7 @@ class Plan:
         baselines: Hand-crafted shapes by name.
         exporter: Makes ONNX files.
         target: Where latency is measured.
+        superlms: What students are cut from in place of the teacher; None where there is nothing such.
         student: A model that brings its own weights, as the only student; None where students are made
             of the teacher.
         objectives: All sets of objectives that students are distilled with.
@@ -64,6 +67,7 @@ class Plan:
     baselines: dict[str, Architecture]
     exporter: Exporter
     target: LatencyTarget
+    superlms: GivenSuperLMs | None
     student: str | None
     objectives: tuple[dict[str, dict[str, Any]], ...]
 
@@ -89,6 +93,7 @@ class _Basis:
         task: The task, with its rows.
         exporter: Makes ONNX files.
         target: Where latency is measured.
+        superlms: What students are cut from in place of the teacher; None where there is nothing such.
     """
 
     config: PretrainedConfig
@@ -97,6 +102,14 @@ class _Basis:
     task: TaskData
     exporter: Exporter
     target: LatencyTarget
+    superlms: GivenSuperLMs | None
+
+    @property
+    def origins(self) -> list[Architecture]:
+        """The shapes that students may be cut from."""
+        if self.superlms is None:
+            return [Architecture.from_config(self.config)]
+        return list(self.superlms.shapes.values())
 
 
 def plan_search(recipe: Recipe) -> Plan:
@@ -111,9 +124,9 @@ def plan_search(recipe: Recipe) -> Plan:
     teacher = Architecture.from_config(known.config)
     initialisation = recipe.distillation.initialisation
     baselines = {name: baseline_architecture(name, teacher) for name in recipe.search.baselines}
-    _check_fits("search.baselines", baselines, known.config, initialisation)
+    _check_fits("search.baselines", baselines, known, initialisation)
     parameters = parameter_counter(known.model_class, known.config)
-    space = make_space(recipe.space, known.config, initialisation, parameters)
+    space = make_space(recipe.space, known.config, initialisation, parameters, known.origins)
     _check_parameters(recipe.search.constraints.parameters, space, parameters)
     return _checked(
         Plan(
@@ -139,7 +152,11 @@ def plan_distillation(recipe: Recipe) -> Plan:
     student = student_architecture(recipe.student, known.config)
     given = recipe.student if is_model(recipe.student) else None
     if given is None:
-        _check_fits("student", {recipe.student: student}, known.config, recipe.distillation.initialisation)
+        _check_fits("student", {recipe.student: student}, known, recipe.distillation.initialisation)
+    elif known.superlms is not None:
+        raise InvalidInput(
+            "student", given, "a model brings its own weights", "Give a shape, or no distillation.superlm."
+        )
     compared = recipe.compare.objectives.values() if recipe.compare else ()
     space = SearchSpace({name: (getattr(student, name),) for name in DIMENSIONS}, head_size=student.head_size)
     [member] = space
@@ -170,13 +187,15 @@ def _load(recipe: Recipe) -> _Basis:
     config = load_config(recipe.teacher, TASKS[recipe.data.task].head)
     longest = get_family(config).max_length(config)
     _check_length(recipe, longest)
+    superlm = recipe.distillation.superlm
+    superlms = None if superlm is None else find_superlms(superlm, config)
     tokenizer = load_tokenizer(recipe.teacher, config, task=recipe.data.task)
     task = load_task(recipe.data, tokenizer, max_length=longest).of_teacher(recipe.teacher)
     if recipe.teacher.fine_tune is None and has_head(config, task.head):
         task = task.matched_to(config)
     config = with_task_head(config, task)
     model_class = task.head_class._model_mapping[type(config)]
-    return _Basis(config, model_class, tokenizer, task, exporter, target)
+    return _Basis(config, model_class, tokenizer, task, exporter, target, superlms)
 
 
 def _checked(plan: Plan) -> Plan:
@@ -190,8 +209,16 @@ def make_space(
     config: PretrainedConfig,
     initialisation: str,
     parameters: Callable[[Architecture], int],
+    origins: Sequence[Architecture] = (),
 ) -> SearchSpace:
     """The recipe's search space: a preset, the dimensions that it lists, and its constraints.
+
+    Args:
+        section: The recipe's space.
+        config: The teacher's config.
+        initialisation: How students begin; unless it is `random`, each has to fit into one of `origins`.
+        parameters: Counts a student's parameters.
+        origins: Shapes that students are cut from; none means the teacher's.
 
     Raises:
         InvalidInput: If no member is left, naming the constraint that emptied it.
@@ -206,8 +233,9 @@ def make_space(
     if "num_attention_heads" in listed:
         constraints.pop("head size", None)  # the preset's way to choose head counts
     if initialisation != "random":
-        constraints[f"initialisation: {initialisation} (no wider or deeper than {teacher.key})"] = (
-            lambda member: member.fits_into(teacher)
+        origins = origins or [teacher]
+        constraints[f"initialisation: {initialisation} (no wider or deeper than {_either(origins)})"] = (
+            lambda member: any(map(member.fits_into, origins))
         )
     if section.max_parameters is not None:
         most = section.max_parameters
@@ -215,20 +243,22 @@ def make_space(
     return preset.changed(listed, constraints)
 
 
-def _check_fits(
-    key: str, shapes: dict[str, Architecture], config: PretrainedConfig, initialisation: str
-) -> None:
-    teacher = Architecture.from_config(config)
+def _check_fits(key: str, shapes: dict[str, Architecture], known: _Basis, initialisation: str) -> None:
+    origin = "the teacher" if known.superlms is None else "the SuperLM"
     for name, architecture in shapes.items():
         with _within(f"{key}.{name}"):
-            architecture.apply_to(config)
-        if initialisation != "random" and not architecture.fits_into(teacher):
+            architecture.apply_to(known.config)
+        if initialisation != "random" and not any(map(architecture.fits_into, known.origins)):
             raise InvalidInput(
                 key,
                 name,
-                f"{architecture.key} can't be cut from the teacher, {teacher.key}",
+                f"{architecture.key} can't be cut from {origin}, {_either(known.origins)}",
                 "Choose another, or set distillation.initialisation: random.",
             )
+
+
+def _either(shapes: Iterable[Architecture]) -> str:
+    return " or ".join(shape.key for shape in shapes)
 
 
 def _check_length(recipe: Recipe, most: int) -> None:

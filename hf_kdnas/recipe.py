@@ -216,8 +216,14 @@ class DistillationSection:
         f"losses by name ({', '.join(OBJECTIVE_NAMES)}, or `package.module:Class`), each with its options "
         "and its weight: a number, or {from: 1.0, to: 0.0} to change linearly over the training",
     )
-    initialisation: Literal["random", "slice", "project"] = option(
-        "project", "a student's first weights: drawn, cut from the teacher, or projected and cut"
+    initialisation: Literal["random", "slice", "project", "superlm"] = option(
+        "project",
+        "a student's first weights: drawn, cut from the teacher, projected and cut, or cut from a SuperLM",
+    )
+    superlm: str | None = option(
+        None,
+        "for initialisation: superlm, the run folder of `kdnas superlm train` (a student is cut from the "
+        "smallest SuperLM that it fits into), one of its spaces/NAME/superlm, or another encoder's folder",
     )
     training: TrainingSection = option(
         TrainingSection(learning_rate=2e-4), "the full distillation, of finalists and baselines alike"

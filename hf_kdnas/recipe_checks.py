@@ -13,7 +13,7 @@ from hf_kdnas.metrics import GLUE
 from hf_kdnas.recipe_files import nearest, walk_options
 
 if TYPE_CHECKING:
-    from hf_kdnas.recipe import DataSection, EvaluationSection, Recipe, SearchSection
+    from hf_kdnas.recipe import DataSection, DistillationSection, EvaluationSection, Recipe, SearchSection
 
 OBJECTIVE_NAMES = (
     "logits",
@@ -67,6 +67,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.data.task in UNLABELLED:
         _check_unlabelled(recipe)
     _check_objectives("distillation.objectives", recipe.distillation.objectives)
+    _check_initialisation(recipe.distillation)
     _check_search(recipe.search)
     if recipe.search.quality == "hidden_states" and "hidden" not in recipe.distillation.objectives:
         raise InvalidInput(
@@ -180,6 +181,24 @@ def _check_objectives(key: str, objectives: Mapping[str, Mapping[str, Any]]) -> 
 def _check_weight(key: str, weight: Any) -> None:
     if Weight.parse(key, weight) == OFF:
         raise InvalidInput(key, weight, "must be above 0", "To drop it, remove the objective.")
+
+
+def _check_initialisation(distillation: DistillationSection) -> None:
+    method, superlm = distillation.initialisation, distillation.superlm
+    if method == "superlm" and superlm is None:
+        raise InvalidInput(
+            "distillation.superlm",
+            "nothing",
+            "initialisation: superlm needs the folder of a trained SuperLM",
+            "Give that of a run of kdnas superlm train, or choose another initialisation.",
+        )
+    if method != "superlm" and superlm is not None:
+        raise InvalidInput(
+            "distillation.superlm",
+            superlm,
+            f"initialisation: {method} does not read it",
+            "Set distillation.initialisation: superlm, or leave it out.",
+        )
 
 
 def _check_search(search: SearchSection) -> None:

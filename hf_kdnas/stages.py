@@ -133,10 +133,14 @@ class Stages:
         rows = [rows_hash(task.train), rows_hash(task.selection)]
         return [teacher_hash(teacher), self.recipe.teacher.dtype, *rows]
 
-    def _given(self) -> list[str]:
-        """Hash of the weights of a student that brings its own."""
-        given = self.initialiser.given
-        return [] if given is None else [weights_hash(given)]
+    @cached_property
+    def brought(self) -> list[str]:
+        """Hashes of weights that students begin with and that are not the teacher's, and of how."""
+        initialiser = self.initialiser
+        if initialiser.given is not None:
+            return [weights_hash(initialiser.given)]
+        superlms = [weights_hash(superlm) for superlm in initialiser.superlms]
+        return [initialiser.layers, *superlms] if superlms else []
 
     def distillation(
         self, objectives: Mapping[str, Any] | None = None, seed: int | None = None
@@ -146,9 +150,11 @@ class Stages:
         if objectives is not None:
             section = replace(section, objectives=dict(objectives))
         seed = self.recipe.seed if seed is None else seed
+        settings = asdict(section)
+        settings.pop("superlm")  # its weights count, not where they are
         return FullDistillation(
             folder=self.folder / "students",
-            inputs=self.hash(seed, asdict(section), *self._given()),
+            inputs=self.hash(seed, settings, *self.brought),
             initialiser=self.initialiser,
             section=section,
             rows=self.plan.task.train,

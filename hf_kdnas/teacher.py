@@ -47,7 +47,7 @@ def load_config(section: TeacherSection, head: str) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    _check_folder(section.model)
+    check_folder("teacher.model", section.model)
     config: PretrainedConfig = _from_pretrained(AutoConfig, section)
     get_family(config)
     adapted = brings_head(section.adapter)
@@ -129,14 +129,23 @@ def _from_pretrained(auto_class: Any, section: TeacherSection, **options: Any) -
         ) from error
 
 
-def _check_folder(model: str) -> None:
-    """See that a folder holds what the teacher is made of; Transformers guesses where a file is missing."""
+def check_folder(key: str, model: str, *, tokenizer: bool = True) -> None:
+    """See that a folder holds what a model is made of; Transformers guesses where a file is missing.
+
+    Args:
+        key: The setting that names it.
+        model: A folder; anything else is passed over.
+        tokenizer: Whether a tokenizer has to be there, too.
+
+    Raises:
+        InvalidInput: If a file is missing, or the weights are pickled or cut off.
+    """
     folder = Path(resolve_path(model))
     if not folder.is_dir():
         return
     names = {path.name for path in folder.iterdir()}
     for wanted, what in ((_CONFIGS, "config"), (_TOKENIZERS, "tokenizer"), (_WEIGHTS, "safetensors weights")):
-        if names.isdisjoint(wanted):
+        if names.isdisjoint(wanted) and (tokenizer or what != "tokenizer"):
             remedy = "Give a folder that save_pretrained wrote, of the model and of its tokenizer."
             if what == "safetensors weights" and not names.isdisjoint(_PICKLED):
                 remedy = (
@@ -144,12 +153,12 @@ def _check_folder(model: str) -> None:
                     "if you trust it, load it with from_pretrained and write it with save_pretrained."
                 )
             missing = f"the folder has no {what} ({' or '.join(wanted)})"
-            raise InvalidInput("teacher.model", model, missing, remedy)
+            raise InvalidInput(key, model, missing, remedy)
     for path in folder.glob("*.safetensors"):
-        _check_weights(path)
+        _check_weights(key, path)
 
 
-def _check_weights(path: Path) -> None:
+def _check_weights(key: str, path: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -157,7 +166,7 @@ def _check_weights(path: Path) -> None:
             pass  # it compares the header with the file's size
     except (SafetensorError, OSError) as error:
         raise InvalidInput(
-            "teacher.model", str(path), f"must be a whole safetensors file ({error})", "Download it again."
+            key, str(path), f"must be a whole safetensors file ({error})", "Download it again."
         ) from error
 
 
@@ -204,7 +213,7 @@ def _load(section: TeacherSection, head_class: Any, seed: int, fields: Mapping[s
     from accelerate import PartialState
 
     torch.manual_seed(seed)
-    with _quiet():
+    with without_remarks():
         model: PreTrainedModel
         model, loading = _from_pretrained(
             head_class,
@@ -298,7 +307,7 @@ def _fine_tuned(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def without_remarks() -> Iterator[None]:
     """Without Transformers' remark that a new head is new."""
     from transformers.utils import logging
 

@@ -286,7 +286,7 @@ class _Search(Stages):
         search = asdict(recipe.search)
         for name in ("episodes", "finalists", "baselines", "random_baseline"):
             search.pop(name)
-        distillation = [recipe.distillation.objectives, recipe.distillation.initialisation]
+        distillation = [recipe.distillation.objectives, recipe.distillation.initialisation, *self.brought]
         return self.hash(recipe.seed, search, distillation, asdict(recipe.space), asdict(recipe.latency))
 
     def _best(self, candidates: list[Candidate]) -> dict[str, Architecture]:

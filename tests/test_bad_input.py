@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from hf_kdnas import cli, materials
+from hf_kdnas.architecture import Architecture
 
 HEAD_OF_THREE = {"num_labels": 3, "id2label": {0: "bad", 1: "so-so", 2: "good"}}
 
@@ -85,6 +86,15 @@ def _refused(
         (("--data.where", "{label: fresh}"), ("data.label", "all rows to train on have the label")),
         (("--search.alpha", ".nan"), ("search.alpha", "must be a finite number")),
         (("--seed", "4294967296"), ("seed", "4294967295")),
+        (("--distillation.initialisation", "superlm"), ("distillation.superlm", "kdnas superlm train")),
+        (
+            ("--distillation.superlm", "runs/superlm"),
+            ("distillation.superlm", "initialisation: project does not read it"),
+        ),
+        (
+            ("--distillation.initialisation", "superlm", "--distillation.superlm", "runs/superlm"),
+            ("distillation.superlm", "runs/superlm", "spaces/NAME/superlm"),
+        ),
     ],
     ids=lambda value: value[0].removeprefix("--") if value[0].startswith("--") else "",
 )
@@ -131,6 +141,45 @@ def test_a_student_of_other_positions(
     message = _refused(tiny_project, capsys, "--student", str(tiny_project / "student"), workflow="distill")
     assert "max_position_embeddings 32" in message
     assert "the teacher's max_position_embeddings is 64" in message
+
+
+@pytest.mark.parametrize(
+    ("workflow", "settings", "named"),
+    [
+        (
+            "search",
+            ("--search.baselines", "[every-second-layer]"),
+            ("search.baselines", "2L-32H-64F-4A-gelu can't be cut from the SuperLM, 2L-24H-64F-4A-gelu"),
+        ),
+        (
+            "search",
+            ("--space.hidden_size", "[32]", "--search.baselines", "[]"),
+            ("initialisation: superlm (no wider or deeper than 2L-24H-64F-4A-gelu)", "none of the"),
+        ),
+        ("distill", ("--student", "3L-16H-32F-4A-gelu"), ("student", "can't be cut from the SuperLM")),
+        ("distill", ("--student", "base"), ("student", "a model brings its own weights")),
+    ],
+)
+def test_a_shape_that_does_not_fit_into_the_superlm(
+    tiny_project: Path,
+    tiny_bert_config,
+    capsys: pytest.CaptureFixture[str],
+    workflow: str,
+    settings: tuple[str, ...],
+    named: tuple[str, ...],
+) -> None:
+    shape = Architecture(2, 24, 4, 64)
+    AutoModel.from_config(shape.apply_to(tiny_bert_config)).save_pretrained(tiny_project / "superlm")
+    settings = tuple(str(tiny_project / each) if each == "base" else each for each in settings)
+    superlm = (
+        "--distillation.initialisation",
+        "superlm",
+        "--distillation.superlm",
+        str(tiny_project / "superlm"),
+    )
+    message = _refused(tiny_project, capsys, *superlm, *settings, workflow=workflow)
+    for part in named:
+        assert part in message
 
 
 def test_labels_that_the_teachers_head_does_not_have(

@@ -5,14 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from hf_kdnas import initialisation
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
+from hf_kdnas.given_superlm import find_superlms
 from hf_kdnas.initialisation import Initialiser
+from hf_kdnas.run import write_json
+from hf_kdnas.slicing import slice_student
+from hf_kdnas.superlm.model import SuperLM
 
 SHAPE = Architecture(2, 16, 4, 32)
 
@@ -105,3 +113,47 @@ def test_order_and_directions_are_shared_both(make_rank) -> None:
 
         first, second = make_rank(0, "project"), make_rank(1, "project", share=share)
         assert not _same(first.student(SHAPE, seed=0), second.student(SHAPE, seed=0))
+
+
+@pytest.fixture
+def superlm_folder(tiny_config, tmp_path: Path) -> Path:
+    """A run with one SuperLM as wide as the tiny teachers, whose shallow members are its last layers."""
+    torch.manual_seed(1)
+    model = AutoModel.from_config(tiny_config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "spaces" / "all" / "superlm")
+    write_json(tmp_path / "settings.json", {"superlm.layers": "last"})
+    return tmp_path
+
+
+@pytest.mark.parametrize("shape", [Architecture(2, 24, 3, 48), Architecture(1, 32, 8, 64)], ids=str)
+def test_a_student_of_a_superlm_is_its_subnet_with_a_head(
+    superlm_folder: Path, tiny_config, make_model, shape: Architecture
+) -> None:
+    teacher, found = make_model(tiny_config), find_superlms(str(superlm_folder), tiny_config)
+    initialiser = Initialiser("superlm", teacher, superlms=found.load(teacher, 0), layers=found.layers)
+    student = initialiser.student(shape, seed=0)
+    assert type(student) is type(teacher)
+    assert student.training
+    trained = AutoModel.from_pretrained(superlm_folder / "spaces" / "all" / "superlm")
+    wanted = dict(SuperLM(trained, "last").extract(shape).named_parameters())
+    encoder = dict(get_family(tiny_config).base_model(student).named_parameters())
+    assert wanted.keys() - encoder.keys() <= {"pooler.dense.weight", "pooler.dense.bias"}
+    for name, parameter in encoder.items():
+        assert torch.equal(parameter, wanted[name]), name
+    assert student(input_ids=torch.tensor([[5, 6, 7]])).logits.shape == (1, 2)
+    # Its units are not in the teacher's order, or not along its directions.
+    assert initialiser.projection(shape) is None
+
+
+def test_the_smallest_superlm_that_a_student_fits_into_is_taken(tiny_bert_config, make_model) -> None:
+    small, large = Architecture(2, 16, 4, 32), Architecture(3, 24, 4, 64)
+    superlms = tuple(make_model(shape.apply_to(tiny_bert_config), seed=1) for shape in (small, large))
+    initialiser = Initialiser("superlm", make_model(tiny_bert_config), superlms=superlms)
+    cases = [(small, 0), (Architecture(1, 8, 2, 32), 0), (Architecture(3, 8, 2, 32), 1), (large, 1)]
+    for shape, place in cases:
+        assert _same(initialiser.student(shape, seed=0), slice_student(superlms[place], shape)), shape
+    with pytest.raises(InvalidInput, match=large.key):
+        initialiser.student(Architecture(3, 32, 4, 64), seed=0)

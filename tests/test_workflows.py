@@ -7,8 +7,11 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertModel
 
 from hf_kdnas import cli
+from hf_kdnas.architecture import Architecture
 from hf_kdnas.run import read_json
 from hf_kdnas.stages import Stages
 
@@ -133,3 +136,40 @@ def test_a_given_student_is_distilled_without_a_search(
     assert {path: path.stat().st_mtime_ns for path in students} == students
     assert cli.main(["distill", "--config", recipe, *again]) == 0
     assert read_json(tiny_project / "again" / "results.json")["initialisation"] == "given"
+
+
+def test_a_search_from_a_superlm(tiny_project: Path, tiny_bert_config) -> None:
+    """Students begin as its subnets; other weights in the same folder are another search."""
+    superlm, run = tiny_project / "superlm", tiny_project / "run"
+    widest = Architecture(2, 24, 3, 48)
+    model = BertModel(widest.apply_to(tiny_bert_config))
+    model.save_pretrained(superlm / "spaces" / "all" / "superlm")
+    settings = ("--distillation.initialisation", "superlm", "--search.baselines", "[1L-24H-48F-3A-gelu]")
+    assert _search(tiny_project, *settings, "--distillation.superlm", str(superlm)) == 0
+    results = read_json(run / "results.json")
+    assert results["initialisation"] == "superlm"
+    shapes = [Architecture.parse(each["architecture"]) for each in results["candidates"]]
+    assert len(shapes) == 6
+    assert all(shape.fits_into(widest) for shape in shapes)
+    assert (run / "student" / "onnx" / "model.onnx").stat().st_size > 0
+
+    def made() -> dict[Path, int]:
+        files = [*run.glob("students/*/model.safetensors"), *run.glob("search/*/candidates/*.json")]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    # Its weights count, not where they are.
+    before, moved = made(), superlm.rename(tiny_project / "moved")
+    settings = (*settings, "--distillation.superlm", str(moved))
+    assert _search(tiny_project, *settings, "--resume") == 0
+    assert made() == before
+
+    with torch.no_grad():
+        model.encoder.layer[0].output.dense.weight.mul_(1.5)
+    model.save_pretrained(moved / "spaces" / "all" / "superlm")
+    assert _search(tiny_project, *settings) == 0
+    after = made()
+    assert {path: after[path] for path in before} == before
+    new = [path.name for path in after.keys() - before.keys()]
+    students = new.count("model.safetensors")
+    assert len(new) - students == 6
+    assert students >= 2

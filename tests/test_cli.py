@@ -107,7 +107,8 @@ def test_every_recipe_says_how_to_launch_it(name: str) -> None:
     assert all(line.startswith("#") or not line for line in header.splitlines())
     for processes in (1, 4, 16):
         assert f"--num_processes {processes} " in header
-    workflow = "distill" if "\nstudent:" in recipe_file(name).read_text(encoding="utf-8") else "search"
+    text = recipe_file(name).read_text(encoding="utf-8")
+    workflow = "distill" if "\nstudent:" in text else "superlm train" if "\nsuperlm:" in text else "search"
     assert f"-m hf_kdnas {workflow} --config {name}" in header
 
 

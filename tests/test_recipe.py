@@ -79,6 +79,11 @@ def test_exponents_are_numbers_everywhere(small: str, text: str) -> None:
     assert proxy.training_arguments == {"adam_epsilon": 5e-5}
 
 
+@pytest.mark.parametrize("text", ["20231101.en", "1.0.2", "5e-5x", "3.nanometres"])
+def test_what_only_begins_like_a_number_is_a_text(small: str, text: str) -> None:
+    assert load_recipe(small, [f"data.name={text}"]).data.name == text
+
+
 def test_overrides_win_and_reach_into_mappings(small: str) -> None:
     recipe = load_recipe(
         small,

@@ -25,6 +25,7 @@ class MemberLosses:
 
     Attributes:
         teacher_signals: Names of the signals that the teacher has to give, for whichever member.
+        progress: The part of the training that is behind, from 0 to 1, for weights that change.
 
     Args:
         objectives: As in a recipe.
@@ -53,6 +54,7 @@ class MemberLosses:
         self._device = device
         self._made: dict[Architecture, DistillationCriterion] = {}
         self._sample: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] | None = None
+        self.progress = 0.0
         names: set[str] = set()
         for member in {each.num_hidden_layers: each for each in members}.values():
             names |= self._make(member).teacher_signals
@@ -70,6 +72,7 @@ class MemberLosses:
             if self._sample is not None:
                 criterion.calibrate({}, *self._sample)
             self._made[member] = criterion
+        self._made[member].progress = self.progress
         return self._made[member]
 
     def _make(self, member: Architecture) -> DistillationCriterion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,8 +93,7 @@ class SuperLMTrainer:
             the middle and the smallest member, every `evaluation_steps`.
 
         Raises:
-            InvalidInput: If a loss is not finite and steps with such a loss are not to be skipped, or the
-                checkpoint is that of another training.
+            InvalidInput: If a loss is not finite, and steps with such a loss are not to be skipped.
         """
         section, model = self.section, self.superlm.model
         optimiser = AdamW(
@@ -109,9 +109,10 @@ class SuperLMTrainer:
                 torch.manual_seed(self._drawn(step))
                 for group in optimiser.param_groups:
                     group["lr"] = section.learning_rate * _rate(step, section.steps, section.warmup_fraction)
+                self.losses.progress = step / section.steps
                 batches, state["place"] = self._batches(windows)
                 losses = self._accumulated(step, batches)
-                if all(torch.tensor(each).isfinite() for each in losses.values()):
+                if all(map(math.isfinite, losses.values())):
                     torch.nn.utils.clip_grad_norm_(model.parameters(), section.max_grad_norm)
                     optimiser.step()
                     state["losses"].append(losses)
@@ -194,11 +195,9 @@ class SuperLMTrainer:
             name: torch.as_tensor(sum(each[name] for each in found), device=self.processes.device)
             for name in criterion.weights
         }
-        return (
-            {name: reduce(count, "sum") for name, count in counts.items()}
-            if self.processes.num_processes > 1
-            else counts
-        )
+        if self.processes.num_processes > 1:
+            counts = {name: reduce(count, "sum") for name, count in counts.items()}
+        return counts
 
     @torch.no_grad()
     def _teacher_signals(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -223,7 +222,7 @@ class SuperLMTrainer:
 
     def _check_finite(self, step: int, losses: Mapping[Architecture, float]) -> None:
         for member, loss in losses.items():
-            if torch.tensor(loss).isfinite():
+            if math.isfinite(loss):
                 continue
             if self.section.not_finite == "stop":
                 raise InvalidInput(

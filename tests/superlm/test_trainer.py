@@ -105,6 +105,19 @@ def test_micro_batches_add_up_to_the_joined_batch(make_trainer) -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7)
 
 
+def test_weights_change_over_the_training(make_trainer) -> None:
+    trainer, seen = make_trainer(steps=3), []
+
+    def noting(*arguments):
+        seen.append(trainer.losses[trainer._extremes[0]].progress)
+        return original(*arguments)
+
+    original = trainer._accumulated
+    object.__setattr__(trainer, "_accumulated", noting)
+    trainer.run("wide")
+    assert seen == [0, 1 / 3, 2 / 3]
+
+
 def test_training_lowers_the_held_out_loss_of_every_size(make_trainer) -> None:
     history = make_trainer(steps=60, evaluation_steps=60, learning_rate=3e-3).run("wide")
     assert [each["step"] for each in history] == [0, 60]

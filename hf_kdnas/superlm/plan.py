@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from hf_kdnas.recipe import Recipe, SuperLMSection
+    from hf_kdnas.recipe import DataSection, Recipe, SuperLMSection
     from hf_kdnas.space import SearchSpace
 
 # About the output distribution over the vocabulary: too large to keep for held-out text, and no part of
@@ -119,6 +119,7 @@ def plan_superlm(recipe: Recipe) -> SuperLMPlan:
             "Add one (kdnas recipes show autodistil_minilm), or take kdnas search or kdnas distill.",
         )
     _check_section(section)
+    _check_data(recipe.data)
     head = "MaskedLM" if set(OUTPUT_OBJECTIVES) & section.objectives.keys() else ""
     config = load_config(recipe.teacher, head)
     tokenizer = load_tokenizer(recipe.teacher, config, task="fill-mask")
@@ -153,6 +154,18 @@ def _check_section(section: SuperLMSection) -> None:
             "members are ranked by relations, hidden or attention, and none of these is there",
             "Add relations: {loss: mse}.",
         )
+
+
+def _check_data(data: DataSection) -> None:
+    """Refuse what is about rows that are held in memory."""
+    for name in ("where", "group", "limit"):
+        if getattr(data, name):
+            raise InvalidInput(
+                f"data.{name}",
+                getattr(data, name),
+                "the text of a SuperLM is streamed as it is",
+                "Leave it out, and give a file with the text that you want.",
+            )
 
 
 def _spaces(

@@ -59,6 +59,10 @@ REFUSED = {
         ["superlm.spaces={}", "superlm.partitions=9"],
         r"superlm\.partitions: got 9.*has 1 to 4 sub-spaces",
     ),
+    "rows of a text that is streamed": (
+        ["data.limit=100"],
+        r"data\.limit: got 100; the text of a SuperLM is streamed as it is",
+    ),
     "no section": (["superlm=null"], r"superlm: got 'nothing'; this recipe has no such section"),
 }
 

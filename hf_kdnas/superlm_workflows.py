@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from hf_kdnas.latency.export import get_exporter
 from hf_kdnas.latency.shape import export_shape
 from hf_kdnas.latency.store import LatencyStore
 from hf_kdnas.latency.target import LatencyTarget
-from hf_kdnas.processes import join_processes
+from hf_kdnas.processes import from_first, join_processes
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.run import RunFolder, require_writable, write_json
@@ -19,13 +20,17 @@ from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.superlm.plan import plan_superlm
 from hf_kdnas.superlm.ranking import within
 from hf_kdnas.superlm.run import SuperLMRun
+from hf_kdnas.superlm_proxy import ProxyTrial
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from accelerate import PartialState
 
     from hf_kdnas.recipe import Recipe
     from hf_kdnas.superlm.plan import SuperLMPlan
     from hf_kdnas.superlm.ranking import Member
+    from hf_kdnas.superlm_proxy import Proxy
 
 
 # What a student's folder says of where it is from.
@@ -86,29 +91,34 @@ def rank_superlms(recipe: Recipe) -> list[Member]:
 
 
 def extract_student(
-    recipe: Recipe, to: Path | None, budget: Budget, architecture: str | None = None
+    recipe: Recipe,
+    to: Path | None,
+    budget: Budget,
+    architecture: str | None = None,
+    proxy: Proxy | None = None,
 ) -> dict[str, Any]:
     """Write the best member within a budget as a student's folder.
 
     Members are tried in the order of their held-out loss. Where there is a limit on latency, each is
-    measured first, unless a predictor says that it can't keep to it.
+    measured first, unless a predictor says that it can't keep to it. With a proxy task, the best of them are
+    fine-tuned on it, over all ranks, and the one of the highest score is taken.
 
     Args:
         recipe: The recipe that the SuperLMs were trained by.
         to: The folder; None means `students/KEY` in the run folder.
         budget: What the student may cost.
         architecture: A member's key, to take that one.
+        proxy: A task to choose by.
 
     Returns:
-        What the student is: `architecture`, `space`, `loss`, `parameters`, `flops`, `folder`, and its
-        `latency_ms` and `speedup` where they were asked for. On other ranks than the first, an empty dict.
+        What the student is: `architecture`, `space`, `loss`, `parameters`, `flops`, `folder`, its
+        `latency_ms` and `speedup` where they were asked for, and `proxy` (`task`, `metric`, `score` on rows
+        held out of training). On other ranks than the first, an empty dict.
 
     Raises:
-        InvalidInput: If nothing is ranked yet, or no member keeps to the budget.
+        InvalidInput: If nothing is ranked yet, no member keeps to the budget, or the task can't be used.
     """
     run = _opened(recipe, resume=True)
-    if not run.processes.is_main_process:
-        return {}
     members = run.ranking()
     if not members:
         raise InvalidInput(
@@ -124,18 +134,27 @@ def extract_student(
                 "architecture", architecture, "must be a member of a space", "ranking.json lists them."
             )
     fitting = within(members, parameters=budget.parameters, flops=budget.flops)
-    member = fitting[0]
-    latency: dict[str, float] = {}
-    if budget.latency_ms is not None or budget.speedup is not None:
-        member, latency = _fast_enough(run, fitting, budget)
+    if to is not None:
+        _check_output(to)
+    trial = None if proxy is None else ProxyTrial(run, proxy, fitting[0])
+    affordable = _affordable(run, fitting, budget, 1 if proxy is None else proxy.best)
+    member, chosen = next(iter(affordable)), {}
+    if trial is not None:
+        member, how = trial.choose(list(affordable))
+        chosen = {"proxy": how}
+    if not run.processes.is_main_process:
+        return {}
     folder = to or run.folder / "students" / member.architecture.key
+    run.extract(member, folder)
+    student = {**member.as_dict(), **affordable[member], **chosen}
+    write_json(folder / EXTRACTED, student)
+    return {**student, "folder": str(folder)}
+
+
+def _check_output(folder: Path) -> None:
     require_writable(folder.parent, "output", "Choose another folder.")
     if folder.exists() and any(folder.iterdir()) and not (folder / EXTRACTED).is_file():
         raise InvalidInput("output", str(folder), "must be new, empty or a student", "Choose another folder.")
-    run.extract(member, folder)
-    student = {**member.as_dict(), **latency}
-    write_json(folder / EXTRACTED, student)
-    return {**student, "folder": str(folder)}
 
 
 def _opened(recipe: Recipe, *, resume: bool, overwrite: bool = False) -> SuperLMRun:
@@ -164,8 +183,24 @@ def _check_ranks(plan: SuperLMPlan, processes: PartialState) -> None:
         )
 
 
-def _fast_enough(run: SuperLMRun, members: list[Member], budget: Budget) -> tuple[Member, dict[str, float]]:
-    """The best member that keeps to the limits on latency, measured, and what was measured."""
+def _affordable(
+    run: SuperLMRun, members: list[Member], budget: Budget, count: int
+) -> dict[Member, dict[str, float]]:
+    """The best members that keep to the limits on latency, with what was measured; on every rank."""
+    if budget.latency_ms is None and budget.speedup is None:
+        return {member: {} for member in members[:count]}
+    found = dict(islice(_fast_enough(run, members, budget), count)) if run.processes.is_main_process else {}
+    return from_first(found, run.processes)
+
+
+def _fast_enough(
+    run: SuperLMRun, members: list[Member], budget: Budget
+) -> Iterator[tuple[Member, dict[str, float]]]:
+    """The members that keep to the limits on latency, each measured when it is asked for.
+
+    Raises:
+        InvalidInput: If none does.
+    """
     plan, recipe = run.plan, run.recipe
     exporter = get_exporter(recipe.export.backend)
     reference = run.folder / "reference.onnx"
@@ -184,13 +219,15 @@ def _fast_enough(run: SuperLMRun, members: list[Member], budget: Budget) -> tupl
         raise InvalidInput(
             error.field.rpartition(".")[2], error.given, error.allowed, error.remedy
         ) from error
+    found = False
     for member in members:
         if member.architecture in promising and latencies.within(member.architecture, budget):
-            report = latencies(member.architecture)
-            return member, {"latency_ms": report.median_ms, "speedup": 1 / report.ratio}
-    raise InvalidInput(
-        "latency",
-        f"{budget.latency_ms} ms, speed-up {budget.speedup}",
-        "no member that was predicted to keep to it did so when it was measured",
-        "Ask for less.",
-    )
+            found, report = True, latencies(member.architecture)
+            yield member, {"latency_ms": report.median_ms, "speedup": 1 / report.ratio}
+    if not found:
+        raise InvalidInput(
+            "latency",
+            f"{budget.latency_ms} ms, speed-up {budget.speedup}",
+            "no member that was predicted to keep to it did so when it was measured",
+            "Ask for less.",
+        )

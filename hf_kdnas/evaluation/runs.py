@@ -32,6 +32,7 @@ from hf_kdnas.run import read_json, write_json
 from hf_kdnas.tasks import predict
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import PartialState
     from transformers import PreTrainedModel
 
@@ -98,10 +99,6 @@ class Evaluation:
     processes: PartialState
 
     @cached_property
-    def _narrator(self) -> Narrator:
-        return Narrator(self.processes.is_main_process)
-
-    @cached_property
     def _grid(self) -> list[Point]:
         section = self.suite.section
         return [
@@ -138,45 +135,8 @@ class Evaluation:
         }
 
     def _carry_out(self, runs: Sequence[Run]) -> dict[Run, Scores]:
-        """Scores of all runs, on every rank; those that are missing are shared out."""
-        missing = [run for run in runs if not self._file(run).exists()]
-        missing = from_first(missing, self.processes)
-        mine = missing[self.processes.process_index :: self.processes.num_processes]
-        found: list[tuple[Run, Scores]] = []
-        for name, group in itertools.groupby(mine, key=lambda run: run.task):
-            task = self.suite.training(name)
-            for run in group:
-                self._narrator.say(f"{run} ({len(found) + 1} of {len(mine)} here)")
-                scores = self._score(run, task)
-                write_json(self._file(run), scores)
-                found.append((run, scores))
-        new: dict[Run, Scores] = dict(gather_object(found))
-        return from_first({run: new.get(run) or read_json(self._file(run)) for run in runs}, self.processes)
-
-    def _file(self, run: Run) -> Path:
-        """Where a run's scores are kept: scores of other weights, rows or settings are never found there."""
-        name = f"{run.task}-{self.suite.keys[run.task][:8]}"
-        point = run.point
-        leaf = f"lr{point.learning_rate}-epochs{point.epochs}-batch{point.batch_size}-seed{run.seed}"
-        return self.folder / ("choosing" if run.choosing else "runs") / name / f"{leaf}.json"
-
-    def _score(self, run: Run, task: TaskData) -> Scores:
-        model = self.suite.start(task, run.seed)
-        shape = Architecture.from_config(model.config)
-        train_alone(
-            model,
-            DistillationCriterion({"task": {}}, shape, shape),
-            TrainingSection(**vars(run.point), precision=self.suite.section.precision),
-            task.train if run.choosing else [*task.train, *task.selection],
-            DistillationCollator(task.pad_token_id),
-            self.processes.device,
-            seed=run.seed,
-            narrator=self._narrator,
-            what=run.task,
-        )
-        splits = {split: each.reporting for split, each in self.suite.reporting[run.task].items()}
-        wanted = {HELD_OUT: task.selection} if run.choosing else splits
-        return {split: _scores(model, task, rows) for split, rows in wanted.items()}
+        jobs = [(self.suite, run) for run in runs]
+        return dict(zip(runs, carry_out(jobs, self.folder.path, self.processes), strict=True))
 
     def _choose(self, task: str, tried: dict[Run, Scores]) -> Point:
         """The point with the highest mean on the held-out rows; of equals the first."""
@@ -223,6 +183,60 @@ class Evaluation:
                 for split in GLUE[task].splits
             },
         }
+
+
+def carry_out(jobs: Sequence[tuple[Suite, Run]], folder: Path, processes: PartialState) -> list[Scores]:
+    """Scores of runs, in their order, on every rank; those that are missing are shared out.
+
+    Args:
+        jobs: Models with their tasks, and a run of each; runs of one task have the same rows.
+        folder: Keeps what each run scored.
+        processes: The ranks of this launch.
+    """
+    narrator = Narrator(processes.is_main_process)
+    missing = [place for place, job in enumerate(jobs) if not _file(folder, *job).exists()]
+    missing = from_first(missing, processes)
+    mine = missing[processes.process_index :: processes.num_processes]
+    found: list[tuple[int, Scores]] = []
+    for name, places in itertools.groupby(mine, key=lambda place: jobs[place][1].task):
+        task: TaskData | None = None
+        for place in places:
+            suite, run = jobs[place]
+            task = task or suite.training(name)
+            narrator.say(f"{run} ({len(found) + 1} of {len(mine)} here)")
+            scores = _score(suite, run, task, processes.device, narrator)
+            write_json(_file(folder, suite, run), scores)
+            found.append((place, scores))
+    new: dict[int, Scores] = dict(gather_object(found))
+    scored = [new.get(place) or read_json(_file(folder, *job)) for place, job in enumerate(jobs)]
+    return from_first(scored, processes)
+
+
+def _file(folder: Path, suite: Suite, run: Run) -> Path:
+    """Where a run's scores are kept: scores of other weights, rows or settings are never found there."""
+    name = f"{run.task}-{suite.keys[run.task][:8]}"
+    point = run.point
+    leaf = f"lr{point.learning_rate}-epochs{point.epochs}-batch{point.batch_size}-seed{run.seed}"
+    return folder / ("choosing" if run.choosing else "runs") / name / f"{leaf}.json"
+
+
+def _score(suite: Suite, run: Run, task: TaskData, device: torch.device, narrator: Narrator) -> Scores:
+    model = suite.start(task, run.seed)
+    shape = Architecture.from_config(model.config)
+    train_alone(
+        model,
+        DistillationCriterion({"task": {}}, shape, shape),
+        TrainingSection(**vars(run.point), precision=suite.section.precision),
+        task.train if run.choosing else [*task.train, *task.selection],
+        DistillationCollator(task.pad_token_id),
+        device,
+        seed=run.seed,
+        narrator=narrator,
+        what=run.task,
+    )
+    splits = {split: each.reporting for split, each in suite.reporting[run.task].items()}
+    wanted = {HELD_OUT: task.selection} if run.choosing else splits
+    return {split: _scores(model, task, rows) for split, rows in wanted.items()}
 
 
 def _scores(model: PreTrainedModel, task: TaskData, rows: Sequence[Row]) -> dict[str, float | None]:

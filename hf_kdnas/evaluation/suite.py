@@ -52,6 +52,24 @@ class Suite:
         """A task with all its training rows; its selection rows are those that are held out."""
         return _load(task, GLUE[task].splits[0], self.section, self.tokenizer, self.longest)
 
+    def with_model(self, model: str) -> Suite:
+        """The same tasks for another model, one that has the same tokenizer.
+
+        Raises:
+            InvalidInput: If it can't be fine-tuned.
+        """
+        asked = _asked(model)
+        with _named(lambda field: field.replace("teacher.model", "model")):
+            some_task = next(iter(self.reporting[self.section.tasks[0]].values()))
+            base = cast("PreTrainedModel", load_model(asked, some_task, seed=0).base_model)
+        weights = weights_hash(base)
+        settings = asdict(TrainingSection(precision=self.section.precision))
+        keys = {
+            task: settings_hash(weights, settings, [_rows_key(each) for each in splits.values()])
+            for task, splits in self.reporting.items()
+        }
+        return replace(self, model=asked, parameters=base.num_parameters(), keys=keys)
+
     def start(self, task: TaskData, seed: int) -> PreTrainedModel:
         """The model with a new head: one that it brings, of whatever task, plays no part.
 
@@ -77,8 +95,7 @@ def load_suite(model: str, section: EvaluationSection) -> Suite:
         InvalidInput: If the model can't be fine-tuned, or a task's data are not there or not as they
             should be.
     """
-    # It is fine-tuned here, whatever these settings are: any head will do.
-    asked = TeacherSection(model=model, fine_tune=TrainingSection())
+    asked = _asked(model)
     with _named(lambda field: field.replace("teacher.model", "model")):
         config = load_config(asked, Classification.head)
         tokenizer = load_tokenizer(asked, config)
@@ -90,19 +107,13 @@ def load_suite(model: str, section: EvaluationSection) -> Suite:
         }
         for task in section.tasks
     }
-    some_task = next(iter(reporting[section.tasks[0]].values()))
-    with _named(lambda field: field.replace("teacher.model", "model")):
-        base = cast("PreTrainedModel", load_model(asked, some_task, seed=0).base_model)
-    weights = weights_hash(base)
-    keys = {
-        task: settings_hash(
-            weights,
-            asdict(TrainingSection(precision=section.precision)),
-            [_rows_key(each) for each in splits.values()],
-        )
-        for task, splits in reporting.items()
-    }
-    return Suite(asked, section, tokenizer, longest, reporting, base.num_parameters(), keys)
+    suite = Suite(asked, section, tokenizer, longest, reporting, parameters=0, keys={})
+    return suite.with_model(model)
+
+
+def _asked(model: str) -> TeacherSection:
+    # It is fine-tuned here, whatever these settings are: any head will do.
+    return TeacherSection(model=model, fine_tune=TrainingSection())
 
 
 def _rows_key(task: TaskData) -> list[str]:

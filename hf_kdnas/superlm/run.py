@@ -187,7 +187,7 @@ class SuperLMRun:
         teacher = self.folder / "teacher"
         missing = [name for name in self.plan.spaces if not (self._space(name) / "start").is_dir()]
         if self.processes.is_main_process and (missing or not teacher.is_dir()):
-            initialiser = self._initialiser()
+            initialiser = self.initialiser()
             with atomic_folder(teacher) as unfinished:
                 initialiser.teacher.save_pretrained(unfinished)
                 projection = initialiser.projection(self.plan.teacher)
@@ -198,7 +198,8 @@ class SuperLMRun:
                     initialiser.student(space.widest, self.recipe.seed).save_pretrained(unfinished)
         self.processes.wait_for_everyone()
 
-    def _initialiser(self) -> Initialiser:
+    def initialiser(self) -> Initialiser:
+        """What makes the SuperLMs' first weights, and the teacher in its order."""
         teacher = load_untuned(self.recipe.teacher, self.plan.head)
         move_to(teacher, self.device)
         taken = islice(self.windows.training(), IMPORTANCE_WINDOWS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -220,7 +221,9 @@ def test_no_stock_electra_has_a_map_between_equal_widths(embedding: int, gone: s
 
 def test_a_partition_of_every_family_is_held_by_its_stock_config(tiny_config) -> None:
     for member in (member for space in partition(tiny_config, 3) for member in space):
-        assert Architecture.from_config(member.apply_to(tiny_config)) == member
+        held = Architecture.from_config(member.apply_to(tiny_config))
+        assert replace(held, head_size=None) == member
+        assert held.attention_head_size == member.attention_head_size
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_tokens, sum_over_tokens
-from hf_kdnas.distill.objectives.scores import row_loss, scaled_scores
+from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_tokens
+from hf_kdnas.distill.objectives.relation_loss import relation_loss
 from hf_kdnas.errors import InvalidInput
 
 PARTS = ("query", "key", "value")
@@ -103,15 +103,18 @@ class Relations(Objective):
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Sum over the query rows."""
         mask = batch["attention_mask"].bool()
-        rows = []
-        for part in PARTS:
-            learned = self._scores(student[f"{part}.{self.student.num_hidden_layers}"])
-            wanted = self._scores(teacher[f"{part}.{self.teacher_layer}"])
-            rows.append(row_loss(learned, wanted, mask, softmax=self.softmax, squared=self.loss == "mse"))
-        return sum_over_tokens(torch.stack(rows).sum(0), batch)
-
-    def _scores(self, states: Tensor) -> Tensor:
-        return scaled_scores(states, states, self.relation_heads)
+        kind = self.loss if self.softmax else "products"
+        losses = [
+            relation_loss(
+                student[f"{part}.{self.student.num_hidden_layers}"],
+                teacher[f"{part}.{self.teacher_layer}"],
+                mask,
+                heads=self.relation_heads,
+                kind=kind,
+            )
+            for part in PARTS
+        ]
+        return torch.stack(losses).sum()
 
 
 def upper_layer(teacher: Architecture) -> int:

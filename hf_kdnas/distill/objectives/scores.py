@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,9 +26,7 @@ def scaled_scores(left: Tensor, right: Tensor, heads: int) -> Tensor:
     return split[0] @ split[1].mT / math.sqrt(split[0].shape[-1])
 
 
-def row_loss(
-    learned: Tensor, wanted: Tensor, mask: Tensor, *, softmax: bool, squared: bool = False
-) -> Tensor:
+def row_loss(learned: Tensor, wanted: Tensor, mask: Tensor, *, softmax: bool) -> Tensor:
     """The loss of each query row, mean over heads, (batch, length).
 
     Where one has more heads than the other, the means over the heads of each are compared.
@@ -38,24 +37,36 @@ def row_loss(
         mask: Which keys are no padding, (batch, length).
         softmax: `KL(softmax(wanted) || softmax(learned))` over the real keys of a row; else the mean
             squared difference over them.
-        squared: With the softmax, too, the mean squared difference.
     """
     keys = mask[:, None, None, :]
-    if softmax and not squared:
-        p, q = (_log_softmax(scores, keys) for scores in (wanted, learned))
+    if softmax:
+        p, q = (log_softmax(scores, keys) for scores in (wanted, learned))
         if p.shape[1] != q.shape[1]:
             p, q = (each.logsumexp(1, keepdim=True) - math.log(each.shape[1]) for each in (p, q))
         return functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).mean(1)
-    if softmax:
-        learned, wanted = (_log_softmax(scores, keys).exp() for scores in (learned, wanted))
     if learned.shape[1] != wanted.shape[1]:
         learned, wanted = (each.mean(1, keepdim=True) for each in (learned, wanted))
-    squares = (learned - wanted).square().masked_fill(~keys, 0)
-    return (squares.sum(-1) / mask.sum(-1)[:, None, None]).mean(1)
+    squared = (learned - wanted).square().masked_fill(~keys, 0)
+    return (squared.sum(-1) / mask.sum(-1).clamp_min(1)[:, None, None]).mean(1)
 
 
-def _log_softmax(scores: Tensor, keys: Tensor) -> Tensor:
+def log_softmax(scores: Tensor, keys: Tensor) -> Tensor:
+    """Logarithm of the softmax over the last dimension, of the keys that are no padding.
+
+    Args:
+        scores: (batch, heads, length, length).
+        keys: True where a key is no padding, (batch, 1, 1, length).
+    """
+    return _over_keys(functional.log_softmax, scores, keys)
+
+
+def softmax(scores: Tensor, keys: Tensor) -> Tensor:
+    """The same without the logarithm."""
+    return _over_keys(functional.softmax, scores, keys)
+
+
+def _over_keys(normalise: Callable[..., Tensor], scores: Tensor, keys: Tensor) -> Tensor:
     scores = scores.masked_fill(~keys, torch.finfo(scores.dtype).min)
     if scores.shape[-1] < SHORT:
-        return functional.log_softmax(scores.movedim(-1, 0), dim=0).movedim(0, -1)
-    return functional.log_softmax(scores, dim=-1)
+        return normalise(scores.movedim(-1, 0), dim=0).movedim(0, -1)
+    return normalise(scores, dim=-1)

@@ -47,7 +47,8 @@ class _RelationLoss(torch.autograd.Function):
         size = max(1, CHUNK.get(learned.device.type, LARGE_CHUNK) // (heads * length * length))
         loss_of = _divergence if kind == "kl" else _softmaxed_error if kind == "mse" else _error
         for chunk in (slice(start, start + size) for start in range(0, texts, size)):
-            scores, targets = (scaled_scores(each[chunk], each[chunk], heads) for each in (learned, wanted))
+            states = (each[chunk].to(learned.dtype) for each in (learned, wanted))
+            scores, targets = (scaled_scores(each, each, heads) for each in states)
             loss, by_scores = loss_of(scores, targets, mask[chunk])
             total += loss
             if ctx.needs_input_grad[0]:

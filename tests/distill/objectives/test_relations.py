@@ -130,3 +130,12 @@ def test_kl_without_distributions_is_refused():
 def test_another_loss_is_refused(loss):
     with pytest.raises(InvalidInput, match="losses are kl, mse"):
         Relations(STUDENT, TEACHER, loss=loss)
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": "mse"}, {"softmax": False}], ids=str)
+def test_a_student_in_double_precision_learns_from_signals_in_single(options):
+    objective, lengths = Relations(STUDENT, TEACHER, relation_heads=4, **options), (5, 2, 3)
+    batch, student = batch_of(lengths), signals_of(STUDENT, 2, lengths, seed=2)
+    teacher = {name: signal.float() for name, signal in signals_of(TEACHER, 4, lengths, seed=1).items()}
+    exact = {name: signal.double() for name, signal in teacher.items()}
+    torch.testing.assert_close(objective(student, teacher, batch), objective(student, exact, batch))

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from hf_kdnas.latency.target import LatencyTarget
     from hf_kdnas.recipe import Recipe, load_recipe
     from hf_kdnas.search.sampler import KDNASSampler
-    from hf_kdnas.space import SearchSpace
+    from hf_kdnas.space import SearchSpace, partition
+    from hf_kdnas.superlm.model import SuperLM
 
 __version__ = "0.1.0"
 
@@ -44,11 +45,13 @@ _HOMES = {
     "Objective": "distill.objectives.base",
     "Recipe": "recipe",
     "SearchSpace": "space",
+    "SuperLM": "superlm.model",
     "TeacherSignals": "distill.signals",
     "export_model": "latency.export",
     "get_exporter": "latency.export",
     "load_recipe": "recipe",
     "measure": "latency.measure",
+    "partition": "space",
 }
 
 __all__ = [
@@ -66,12 +69,14 @@ __all__ = [
     "Objective",
     "Recipe",
     "SearchSpace",
+    "SuperLM",
     "TeacherSignals",
     "__version__",
     "export_model",
     "get_exporter",
     "load_recipe",
     "measure",
+    "partition",
 ]
 
 

@@ -41,8 +41,6 @@ class RunningImportance:
         smoothing: b1, below 1.
         uncertainty: b2; 1 turns it off.
 
-    Attributes:
-        state: `Ibar` and `Ubar` by name, each a number per unit.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class RunningImportance:
         self._metric = metric
         self._smoothing, self._uncertainty = smoothing, uncertainty
         self._family = get_family(model.config).of(type(model))
-        self.state: dict[str, Importance] = {"mean": no_scores(model), "deviation": no_scores(model)}
+        self._means, self._deviations = no_scores(model), no_scores(model)
 
     @torch.no_grad()
     def update(self, model: PreTrainedModel) -> None:
@@ -71,7 +69,7 @@ class RunningImportance:
                 add_unit_sums(
                     found, self._family, name, values.abs_() if self._metric == "sensitivity" else values
                 )
-        means, deviations = self.state["mean"], self.state["deviation"]
+        means, deviations = self._means, self._deviations
         for group, sums in found.items():
             scores = sums.abs().float()
             mean = means[group].to(scores.device).lerp(scores, 1 - self._smoothing)
@@ -83,10 +81,29 @@ class RunningImportance:
 
     def scores(self) -> Importance:
         """The scores so far, on the CPU."""
-        means, deviations = self.state["mean"], self.state["deviation"]
         if self._uncertainty == 1:
-            return {group: mean.cpu() for group, mean in means.items()}
-        return {group: (mean * deviations[group].to(mean.device)).cpu() for group, mean in means.items()}
+            return {group: mean.cpu() for group, mean in self._means.items()}
+        return {group: (mean * self._deviations[group]).cpu() for group, mean in self._means.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """`Ibar` and `Ubar` of each group of units; `group_of` reads the names."""
+        return {
+            f"{kind}.{axis}.{layer or 0}": values
+            for kind, scores in (("mean", self._means), ("deviation", self._deviations))
+            for (axis, layer), values in scores.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave."""
+        for name, values in state.items():
+            scores = self._means if name.startswith("mean.") else self._deviations
+            scores[group_of(name)] = values
+
+
+def group_of(name: str) -> UnitGroup:
+    """The group of units that a tensor of `RunningImportance.state_dict` is about."""
+    _, axis, layer = name.split(".")
+    return axis, int(layer) or None
 
 
 def no_scores(model: PreTrainedModel) -> Importance:

@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_recipe(add("search", _search, "Search a student for a teacher and a task, distil and export it"))
     _add_recipe(add("distill", _distill, "Distil a given student from a teacher, and export it"))
+    text = "Narrow a student that begins as its teacher while it is distilled, and export it"
+    _add_recipe(add("homotopic", _homotopic, text))
     _add_superlm(add("superlm", _train_superlms, "Train weights that a whole space of students shares"))
     _add_recipes(add("recipes", _list_recipes, "List, show or copy the recipes that come with the package"))
     _add_latency(add("latency", _latency, "Measure the latency of any model folder on ONNX Runtime"))
@@ -217,6 +219,10 @@ def _search(options: argparse.Namespace) -> None:
 
 def _distill(options: argparse.Namespace) -> None:
     _run_recipe("distill", options)
+
+
+def _homotopic(options: argparse.Namespace) -> None:
+    _run_recipe("homotopic", options)
 
 
 def _superlm_recipe(options: argparse.Namespace) -> Recipe:
@@ -429,7 +435,7 @@ def _env(options: argparse.Namespace) -> None:
 
 
 # Commands that take the settings of a recipe as options.
-_WITH_SETTINGS = (_search, _distill, _train_superlms, _rank_superlms, _extract_student)
+_WITH_SETTINGS = (_search, _distill, _homotopic, _train_superlms, _rank_superlms, _extract_student)
 
 
 if __name__ == "__main__":

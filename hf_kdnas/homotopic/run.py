@@ -107,6 +107,7 @@ class HomotopicDistillation:
         begun = [number for number, each in enumerate(folders) if last_checkpoint(each) is not None]
         for number in range(max(begun, default=0), len(self.segments)):
             checkpoint = self._trained(self.segments[number], folders[number])
+            processes.wait_for_everyone()  # all have read it before the first one cuts and removes it
             if number + 1 < len(self.segments):
                 if processes.is_main_process:
                     following = folders[number + 1] / checkpoint.name

@@ -86,15 +86,14 @@ def plan_segments(
     Raises:
         InvalidInput: If the steps are too few for that, or none are left behind t_f.
     """
-    first, last = round(start * steps), round(end * steps)
-    if last >= steps or last <= first:
+    if not start < end < 1:
         raise InvalidInput(
             "homotopic.end",
             end,
-            f"units are removed from step {first} (homotopic.start) to step {last} of {steps}: there must be "
-            "some before it and behind it",
-            "Choose an end between homotopic.start and 1, or train for longer.",
+            f"must be behind homotopic.start, {start}, and leave some of the training behind it",
+            "Try 0.7.",
         )
+    first, last = round(start * steps), min(round(end * steps), steps - 1)
     if last - first < compactions:
         raise InvalidInput(
             "homotopic.compactions",

@@ -89,9 +89,10 @@ def test_every_segment_is_a_stock_shape_narrower_than_the_last(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"end": 1.0}, "homotopic.end: got 1.0; .*to step 100 of 100"),
-        ({"start": 0.8}, "homotopic.end: got 0.7; .*from step 80"),
+        ({"end": 1.0}, "homotopic.end: got 1.0; must .*leave some of the training"),
+        ({"start": 0.8}, "homotopic.end: got 0.7; must be behind homotopic.start, 0.8"),
         ({"compactions": 71}, "homotopic.compactions: got 71; the training rows give 70 steps"),
+        ({"start": 0.699}, "homotopic.compactions: got 8; the training rows give 0 steps"),
     ],
 )
 def test_schedules_that_can_not_be_kept_are_refused(options, message) -> None:

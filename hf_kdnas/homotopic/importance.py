@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -78,6 +79,12 @@ class RunningImportance:
             finite = mean.isfinite()
             means[group] = torch.where(finite, mean, means[group].to(scores.device))
             deviations[group] = torch.where(finite, spread, deviation)
+
+    @property
+    def memory(self) -> int:
+        """Steps after which one counts for less than 1 % of what it counted for at first."""
+        rates = (self._smoothing, 0.0 if self._uncertainty == 1 else self._uncertainty)
+        return max(1, math.ceil(math.log(0.01) / math.log(max(rates)))) if any(rates) else 1
 
     def scores(self) -> Importance:
         """The scores so far, on the CPU."""

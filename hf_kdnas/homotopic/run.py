@@ -122,11 +122,15 @@ class HomotopicDistillation:
         return Architecture.from_config(self.teacher.config)
 
     def _keep_settings(self, folder: Path) -> None:
-        given = {
+        given: dict[str, Any] = {
             "segments": [[each.start, each.end, each.shape.key] for each in self.segments],
             "homotopic": asdict(self.section),
             "objectives": self.objectives,
+            "training": asdict(self.training),
+            "seed": self.seed,
         }
+        for free in ("held_out", "evaluation_steps", "save_steps"):
+            given["homotopic"].pop(free)
         settings = json.loads(json.dumps(given))
         kept = read_json(folder / SETTINGS)
         changed = [name for name in settings if kept is not None and kept[name] != settings[name]]
@@ -179,7 +183,7 @@ class HomotopicDistillation:
             masking=self.masking,
             train_dataset=list(self.rows),
             segment=segment,
-            running=self._running(student, checkpoint),
+            running=self._running(student, checkpoint) if segment is not self.segments[-1] else None,
             teacher_units=units,
             reference=self.teacher,
             held_out=self._held_out_batches,

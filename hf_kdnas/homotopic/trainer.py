@@ -39,7 +39,7 @@ class HomotopicTrainer(DistillationTrainer):
     Args:
         *args: What DistillationTrainer takes.
         segment: The steps.
-        running: Gathers the scores of units, or None where they are not of gradients.
+        running: Gathers the scores of units; None where none are removed by gradients at the segment's end.
         teacher_units: The teacher's residual units that the student has, (hidden,).
         reference: The teacher, alive, for the discrepancy.
         held_out: Batches of rows that are not trained on.
@@ -93,8 +93,9 @@ class HomotopicTrainer(DistillationTrainer):
         self.control.should_log = due  # the training loss is logged in its own turn
 
     def gather(self) -> None:
-        """Take the gradients of a step into the scores."""
-        if self._running is not None:
+        """Take the gradients of a step into the scores, where it still counts when units are removed."""
+        left = self._segment.end - self.state.global_step
+        if self._running is not None and left <= self._running.memory:
             self._running.update(self._student)
 
     @property

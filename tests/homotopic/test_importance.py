@@ -72,6 +72,22 @@ def test_without_uncertainty_units_are_smoothed_as_their_parameters_are(model) -
     torch.testing.assert_close(running.scores()[group], total)
 
 
+@pytest.mark.parametrize(
+    ("smoothing", "uncertainty", "steps"), [(0.85, 1, 29), (0.85, 0.9, 44), (0.0, 1, 1), (0.0, 0.0, 1)]
+)
+def test_what_is_longer_ago_hardly_counts(model, smoothing, uncertainty, steps) -> None:
+    whole = RunningImportance(model, smoothing=smoothing, uncertainty=uncertainty)
+    late = RunningImportance(model, smoothing=smoothing, uncertainty=uncertainty)
+    assert late.memory == steps
+    for seed in range(60):
+        step(model, seed)
+        whole.update(model)
+        if seed >= 60 - steps:
+            late.update(model)
+    found = late.scores()["ffn", 1]
+    torch.testing.assert_close(found, whole.scores()["ffn", 1], rtol=0.05, atol=1e-3 * float(found.max()))
+
+
 def test_taylor_is_what_the_loss_changes_by_without_a_unit(model) -> None:
     """Of a neuron's outgoing weights, to first order; incoming weights and bias count as well."""
     running = RunningImportance(model, "taylor", smoothing=0.0, uncertainty=1)

@@ -114,7 +114,14 @@ def test_a_run_leaves_what_kdnas_distill_leaves_and_its_path(project: Path) -> N
     assert (steps[0], steps[-1]) == (0, path["segments"][-1]["end"])
     assert all("discrepancy_hidden" in each for each in path["discrepancy"])
     assert "HomoDistil" in (run / "README.md").read_text(encoding="utf-8")
-    assert (run / "report.html").stat().st_size > 0
+    report = (run / "report.html").read_text(encoding="utf-8")
+    for text in (
+        "How the student was narrowed",
+        "3L-16H-32F-4A-gelu from step",
+        'id="narrowing-',
+        "hidden size",
+    ):
+        assert text in report, text
 
 
 def test_nothing_is_done_twice_and_a_kill_is_made_good(

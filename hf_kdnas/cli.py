@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 
     add_run(add("search", _search, "Search a student for a teacher and a task, distil and export it"))
     add_run(add("distill", _distill, "Distil a given student from a teacher, and export it"))
+    text = "Narrow a student that begins as its teacher while it is distilled, and export it"
+    add_run(add("homotopic", _homotopic, text))
     text = "Train weights that a whole space of students shares"
     add_superlm(commands.add_parser("superlm", help=text, description=f"{text}.", allow_abbrev=False))
     _add_recipes(add("recipes", _list_recipes, "List, show or copy the recipes that come with the package"))
@@ -137,6 +139,10 @@ def _search(options: argparse.Namespace) -> None:
 
 def _distill(options: argparse.Namespace) -> None:
     _run_recipe("distill", options)
+
+
+def _homotopic(options: argparse.Namespace) -> None:
+    _run_recipe("homotopic", options)
 
 
 def _run_recipe(workflow: str, options: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ def sensitivity(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]])
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
             if gradient is not None:
-                _add_unit_sums(scores, family, name, (parameter.detach() * gradient).abs())
+                add_unit_sums(scores, family, name, (parameter.detach() * gradient).abs())
     model.train(training)
     return {group: values.cpu() for group, values in scores.items()}
 
@@ -77,7 +77,15 @@ def _reaction(output: BaseModelOutput, batch: Mapping[str, Tensor]) -> Tensor:
     return (states * signs * batch["attention_mask"][..., None]).sum()
 
 
-def _add_unit_sums(scores: Importance, family: Family, name: str, values: Tensor) -> None:
+def add_unit_sums(scores: Importance, family: Family, name: str, values: Tensor) -> None:
+    """Add the values of a parameter to the scores of all units that it touches, in place.
+
+    Args:
+        scores: Sums so far.
+        family: The family of the model.
+        name: Name of the parameter.
+        values: A value for each of its numbers.
+    """
     for dimension, group in unit_dimensions(family, name):
         others = [other for other in range(values.dim()) if other != dimension]
         summed = values.sum(others) if others else values

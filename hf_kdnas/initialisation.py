@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-# What `prepare` makes students by; they may also be of a SuperLM, or given.
+# What `prepare` makes students by; they may also be of a SuperLM, given, or copies of the teacher.
 METHODS = ("random", "slice", "project")
 
 
@@ -29,7 +29,8 @@ class Initialiser:
 
     Attributes:
         method: `random`, `slice` (the most important units), `project` (the principal directions
-            of the residual stream, fitted by least squares), `superlm` or `given`.
+            of the residual stream, fitted by least squares), `superlm`, `given`, or `copy` (the teacher's
+            units in the order that they have).
         teacher: The teacher; for `slice` and `project` in the order of importance (`prepare`).
         stream: The teacher's residual stream, for `project`.
         superlms: For `superlm`: trained SuperLMs of the teacher's class, from small to large.

@@ -61,6 +61,8 @@ def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator)
     teacher = prepare_teacher(recipe.teacher, plan.task, recipe.seed, narrator).to(processes.device)
     if plan.student is not None:
         return Initialiser("given", teacher, given=load_student(plan.student, teacher, recipe.seed).train())
+    if plan.workflow == "homotopic":
+        return Initialiser("copy", teacher)
     if plan.superlms is not None:
         superlms, layers = plan.superlms.load(teacher, recipe.seed), plan.superlms.layers
         return Initialiser("superlm", teacher, superlms=superlms, layers=layers)

@@ -41,7 +41,7 @@ class Plan:
     """A recipe, resolved.
 
     Attributes:
-        workflow: `search` or `distill`.
+        workflow: `search`, `distill` or `homotopic`.
         recipe: The recipe.
         config: The teacher's config with the task's head.
         model_class: Class of the teacher and its students.
@@ -57,7 +57,7 @@ class Plan:
         objectives: All sets of objectives that students are distilled with.
     """
 
-    workflow: Literal["search", "distill"]
+    workflow: Literal["search", "distill", "homotopic"]
     recipe: Recipe
     config: PretrainedConfig
     model_class: type[Any]

@@ -15,6 +15,7 @@ from hf_kdnas.baselines import BASELINES
 from hf_kdnas.metrics import GLUE
 from hf_kdnas.recipe_checks import OBJECTIVE_NAMES, check_evaluation, check_recipe
 from hf_kdnas.recipe_files import Option, fingerprint, option, read_recipe, to_yaml, walk_options
+from hf_kdnas.recipe_homotopic import HomotopicSection
 from hf_kdnas.recipe_superlm import SuperLMSection
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DistillationSection",
     "EvaluationSection",
     "ExportSection",
+    "HomotopicSection",
     "LatencySection",
     "Recipe",
     "SearchSection",
@@ -338,6 +340,9 @@ class Recipe:
     compare: CompareSection | None = option(None, "other signals that `kdnas distill` tries on this student")
     superlm: SuperLMSection | None = option(
         None, "what `kdnas superlm` trains: weights that a whole space of students shares"
+    )
+    homotopic: HomotopicSection | None = option(
+        None, "how `kdnas homotopic` narrows a student that begins as its teacher, while it is distilled"
     )
     latency: LatencySection = option(LatencySection(), "how latency is measured")
     export: ExportSection = option(ExportSection(), "the ONNX files")

@@ -40,6 +40,7 @@ class Findings:
         baselines: Hand-crafted shapes, distilled like the finalists.
         rivals: Finalists of a random search of the same budget; empty where none ran.
         comparison: The student from several signals, as `compare` returns it.
+        homotopic: How the student was narrowed, as `PruningStages.path` tells it; None where it was not.
     """
 
     space: SearchSpace
@@ -50,6 +51,7 @@ class Findings:
     baselines: Sequence[Student] = ()
     rivals: Sequence[Student] = ()
     comparison: Sequence[dict[str, Any]] = ()
+    homotopic: Mapping[str, Any] | None = None
 
 
 def collect_results(
@@ -73,7 +75,8 @@ def collect_results(
     teacher_quality = proof.teacher_quality[task.metric]
     return {
         "name": recipe.name,
-        "workflow": plan.workflow,
+        # A student that was narrowed has the card and the report of one of a given shape.
+        "workflow": "search" if plan.workflow == "search" else "distill",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": recipe.seed,
         "task": {
@@ -131,6 +134,7 @@ def collect_results(
         "random_baseline": _best_rival(findings.rivals, recipe.search.constraints, scores),
         "candidates": [_candidate(each) for each in findings.candidates],
         "comparison": list(findings.comparison),
+        "homotopic": findings.homotopic,
         "proxy_rank_correlation": _rank_correlation(findings),
         "space": {
             "preset": recipe.space.preset if plan.workflow == "search" else None,
@@ -138,13 +142,19 @@ def collect_results(
             "reachable": len(findings.space),
         },
         "distillation": asdict(recipe.distillation),
-        "initialisation": recipe.distillation.initialisation if plan.student is None else "given",
+        "initialisation": _initialisation(plan),
         "search": asdict(recipe.search),
         "environment": {**environment(), "processes": str(PartialState().num_processes)},
         "latency_target": asdict(recipe.latency),
         "latency_reports": {shape.key: report.to_dict() for shape, report in latencies.items()},
         "recipe": (folder / "recipe.yaml").read_text(encoding="utf-8"),
     }
+
+
+def _initialisation(plan: Plan) -> str:
+    if plan.workflow == "homotopic":
+        return "copy"
+    return plan.recipe.distillation.initialisation if plan.student is None else "given"
 
 
 def _absolute(model: str) -> str:

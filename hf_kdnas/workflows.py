@@ -13,10 +13,12 @@ from hf_kdnas.errors import InvalidInput
 from hf_kdnas.evaluation.runs import Evaluation
 from hf_kdnas.evaluation.suite import load_suite
 from hf_kdnas.evaluation.table import render_table
+from hf_kdnas.homotopic.plan import plan_homotopic
 from hf_kdnas.hub.card import render_card
 from hf_kdnas.materials import check_room_for_signals
 from hf_kdnas.plan import Plan, plan_distillation, plan_search
 from hf_kdnas.processes import join_processes
+from hf_kdnas.pruning import PruningStages
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.recipe_files import fingerprint, to_yaml
 from hf_kdnas.report import render_report
@@ -94,13 +96,44 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) ->
     if recipe.compare is not None:
         with stages.stage("comparison", "the same student from other signals"):
             comparison = compare(stages, recipe.compare, architecture)
-    results: dict[str, Any] = {}
+    return _finished(stages, student, comparison=comparison)
+
+
+def homotopic(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Narrow a student that begins as its teacher while it is distilled (HomoDistil); export and report.
+
+    Args:
+        recipe: The recipe, with a section `homotopic`.
+        resume: Go on in an output folder that another recipe began.
+        overwrite: Begin again in the output folder.
+
+    Returns:
+        What `results.json` holds; on other ranks than the first, an empty dict.
+
+    Raises:
+        InvalidInput: If the recipe can't be carried out.
+    """
+    processes = join_processes()
+    plan = plan_homotopic(recipe)
+    stages = PruningStages(plan, _open_folder(plan, processes, resume, overwrite), processes)
+    stages.tell_target()
     if processes.is_main_process:
-        _, met = choose_winner([student], recipe.search.constraints)
-        results = stages.finish(
-            Findings(plan.space, finalists=[student], winner=student, met=met, comparison=comparison)
-        )
-    processes.wait_for_everyone()
+        stages.export_reference()
+    stages.prepare()
+    [architecture] = plan.space
+    with stages.stage("distillation", f"student {plan.segments[0].shape} to {architecture}"):
+        [student] = stages.distil({architecture.key: architecture})
+    return _finished(stages, student, homotopic=stages.path() if processes.is_main_process else None)
+
+
+def _finished(stages: Stages, student: Student, **findings: Any) -> dict[str, Any]:
+    """Export and report a student that was given no rivals; empty on other ranks than the first."""
+    results: dict[str, Any] = {}
+    if stages.processes.is_main_process:
+        _, met = choose_winner([student], stages.recipe.search.constraints)
+        space = stages.plan.space
+        results = stages.finish(Findings(space, finalists=[student], winner=student, met=met, **findings))
+    stages.processes.wait_for_everyone()
     return results
 
 

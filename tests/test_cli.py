@@ -108,7 +108,8 @@ def test_every_recipe_says_how_to_launch_it(name: str) -> None:
     for processes in (1, 4, 16):
         assert f"--num_processes {processes} " in header
     text = recipe_file(name).read_text(encoding="utf-8")
-    workflow = "distill" if "\nstudent:" in text else "superlm train" if "\nsuperlm:" in text else "search"
+    sections = {"\nstudent:": "distill", "\nsuperlm:": "superlm train", "\nhomotopic:": "homotopic"}
+    workflow = next((each for section, each in sections.items() if section in text), "search")
     assert f"-m hf_kdnas {workflow} --config {name}" in header
 
 

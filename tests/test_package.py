@@ -177,7 +177,7 @@ def test_the_documents_commands_are_understood(command: str, tmp_path: Path) -> 
     words = command.split()[1:]
     shutil.copy(ROOT / "recipes" / "sst2_minilm.yaml", tmp_path / "my.yaml")
     with contextlib.chdir(tmp_path), contextlib.redirect_stdout(io.StringIO()):
-        if words[0] in ("search", "distill"):
+        if words[0] in ("search", "distill", "homotopic"):
             assert cli.main([*words, "--print_config"]) == 0
         elif words[0] == "recipes":
             (tmp_path / "my.yaml").unlink()

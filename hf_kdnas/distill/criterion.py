@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.objectives import Batch, Objective, Signals, objective_class
 from hf_kdnas.distill.weights import OFF, Weight
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.importance import UnitGroup
 
 Counts: TypeAlias = Mapping[str, "int | Tensor"]
 
@@ -77,6 +78,16 @@ class DistillationCriterion(nn.Module):
     def counts(self, batch: Batch) -> dict[str, int | Tensor]:
         """Number of units of each objective in a batch, from its masks and labels alone."""
         return {name: objective.count(batch) for name, objective in self._objectives.items()}
+
+    def begin_as_copy(self) -> None:
+        """Set what is learned to what suits a student that is its teacher's copy."""
+        for objective in self._objectives.values():
+            objective.begin_as_copy()
+
+    def student_units(self, name: str) -> tuple[UnitGroup | None, ...]:
+        """What each dimension of a tensor of the state indexes of the student's units; empty for none."""
+        _, module, rest = name.split(".", 2)
+        return cast("Objective", self.objectives[module]).student_units(rest)
 
     @torch.no_grad()
     def calibrate(self, student: Signals, teacher: Signals, batch: Batch) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback
 
-from hf_kdnas.distill.arguments import training_arguments
+from hf_kdnas.distill.arguments import DistillationArguments, training_arguments
 from hf_kdnas.distill.trainer import DistillationTrainer, last_checkpoint
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ def train(
         what: Names the model there and in trackers.
         report_to: Trackers.
     """
-    processes = PartialState()
-    ranks = processes.num_processes
-    arguments = training_arguments(
+    arguments = shared_arguments(
         section,
         checkpoints,
         objectives=dict(objectives),
@@ -70,20 +68,49 @@ def train(
         seed=seed,
         report_to=list(report_to),
         run_name=what,
-        per_device_train_batch_size=max(1, section.batch_size // ranks),
-        disable_tqdm=True,
-        logging_strategy="epoch",
     )
     trainer = DistillationTrainer(
         model, arguments, teacher, projection=projection, masking=masking, train_dataset=list(rows)
     )
+    run_trainer(trainer, checkpoints, narrator, what)
+    if PartialState().is_main_process:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def shared_arguments(section: TrainingSection, checkpoints: Path, **extra: Any) -> DistillationArguments:
+    """The arguments of a training whose steps are shared by all ranks.
+
+    Args:
+        section: How long and how fast; its batch size is that of a step over all ranks.
+        checkpoints: Where checkpoints go.
+        **extra: Further fields of DistillationArguments.
+    """
+    return training_arguments(
+        section,
+        checkpoints,
+        **{
+            "per_device_train_batch_size": max(1, section.batch_size // PartialState().num_processes),
+            "disable_tqdm": True,
+            "logging_strategy": "epoch",
+            **extra,
+        },
+    )
+
+
+def run_trainer(trainer: DistillationTrainer, checkpoints: Path, narrator: Narrator, what: str) -> None:
+    """Train to the end, from the last checkpoint in a folder on.
+
+    Args:
+        trainer: The trainer.
+        checkpoints: The folder.
+        narrator: Tells how it goes on.
+        what: Names the model there.
+    """
     trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call, unused-ignore]
     with ExitStack() as stack:
         trainer.add_callback(_Progress(narrator, what, stack))  # type: ignore[no-untyped-call, unused-ignore]
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    processes.wait_for_everyone()
-    if processes.is_main_process:
-        shutil.rmtree(checkpoints, ignore_errors=True)
+    PartialState().wait_for_everyone()
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc, unused-ignore]

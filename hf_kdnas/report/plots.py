@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -39,6 +39,10 @@ _PLACES = [
     *((0, 22, "center"), (0, -28, "center"), (7, 22, "left"), (-7, 22, "right")),
     *((7, -28, "left"), (-7, -28, "right"), (0, 36, "center"), (0, -42, "center")),
 ]
+
+# Okabe and Ito's; lines differ as well.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#111827")
+_LINES = ("-", "--", "-.", ":")
 
 _SETTINGS: dict[Any, Any] = {
     "axes.spines.right": False,
@@ -190,6 +194,46 @@ def reward_plot(pairs: Sequence[tuple[float, float]]) -> str:
         axes.set_ylabel("measured reward")
         axes.xaxis.set_major_locator(MaxNLocator(6))
         return _svg(figure, "reward", "Measured against predicted reward of the candidates")
+
+
+def narrowing_plot(looks: Sequence[Mapping[str, float]], prefix: str = "discrepancy_") -> str:
+    """Discrepancies from the teacher over the steps, while the student's hidden size falls.
+
+    Each term is a part of its largest value, because they are of different kinds.
+
+    Args:
+        looks: `step`, `hidden_size` and terms by name, in order.
+        prefix: What the names of terms begin with.
+
+    Returns:
+        An SVG element.
+    """
+    steps = [look["step"] for look in looks]
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _figure()
+        names = [name for name in looks[0] if name.startswith(prefix)]
+        for colour, line, name in zip(cycle(_COLOURS), cycle(_LINES), names, strict=False):
+            values = [look[name] for look in looks]
+            largest = max(values) or 1.0
+            label = f"{name.removeprefix(prefix)} (1 is {largest:.3g})"
+            shares = [value / largest for value in values]
+            axes.plot(steps, shares, color=colour, linestyle=line, linewidth=1.4, label=label)
+        axes.set_ylim(0, 1.05)
+        axes.set_xlabel("steps")
+        axes.set_ylabel("discrepancy on held-out rows")
+        widths = axes.twinx()
+        sizes = [look["hidden_size"] for look in looks]
+        widths.fill_between(
+            steps, sizes, step="post", color="#9ca3af", alpha=0.25, linewidth=0, label="hidden size"
+        )
+        widths.set_ylim(0, max(sizes) * 1.05)
+        widths.set_ylabel("hidden size")
+        axes.set_zorder(widths.get_zorder() + 1)
+        axes.patch.set_visible(False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+        return _svg(
+            figure, "narrowing", "Discrepancies from the teacher, and the hidden size, over the steps"
+        )
 
 
 def _figure() -> tuple[Figure, Axes]:

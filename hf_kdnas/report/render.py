@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from hf_kdnas.report import view
 from hf_kdnas.report.formats import FORMATS
-from hf_kdnas.report.plots import course_plot, pareto_plot, reward_plot
+from hf_kdnas.report.plots import course_plot, narrowing_plot, pareto_plot, reward_plot
 from hf_kdnas.run import write_text
 
 
@@ -51,6 +51,7 @@ def report_html(results: Mapping[str, Any]) -> str:
     models = view.rows(results)
     pairs = view.predictions(results)
     course = course_plot(results)
+    narrowed = results.get("homotopic")  # runs of earlier versions don't say
     # The pictures are Markup: matplotlib escapes the texts in them.
     return environment.get_template("report.html.jinja").render(
         results=results,
@@ -60,4 +61,6 @@ def report_html(results: Mapping[str, Any]) -> str:
         course=Markup(course) if course else None,
         rewards=Markup(reward_plot(pairs)) if pairs else None,
         pairs=pairs,
+        narrowed=narrowed,
+        narrowing=Markup(narrowing_plot(narrowed["discrepancy"])) if narrowed else None,
     )

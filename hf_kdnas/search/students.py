@@ -109,6 +109,16 @@ class FullDistillation:
         return model
 
     def _distil(self, architecture: Architecture, path: Path, processes: PartialState) -> None:
+        student = self._trained(architecture, path)
+        if processes.is_main_process:
+            with atomic_folder(path) as unfinished:
+                student.cpu().save_pretrained(unfinished)
+                self.tokenizer.save_pretrained(unfinished)
+                with torch.random.fork_rng(devices=[]):
+                    write_json(unfinished / "score.json", {"selection": self.score(student)})
+
+    def _trained(self, architecture: Architecture, path: Path) -> PreTrainedModel:
+        """The student, trained; beside its folder there is room for checkpoints."""
         student = self.initialiser.student(architecture, self.seed)
         train(
             student,
@@ -125,9 +135,4 @@ class FullDistillation:
             what=architecture.key,
             report_to=self.report_to,
         )
-        if processes.is_main_process:
-            with atomic_folder(path) as unfinished:
-                student.cpu().save_pretrained(unfinished)
-                self.tokenizer.save_pretrained(unfinished)
-                with torch.random.fork_rng(devices=[]):
-                    write_json(unfinished / "score.json", {"selection": self.score(student)})
+        return student

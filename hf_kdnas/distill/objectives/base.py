@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.importance import UnitGroup
 
 Signals: TypeAlias = Mapping[str, Tensor]
 Batch: TypeAlias = Mapping[str, Any]
@@ -59,6 +60,16 @@ class Objective(nn.Module):
 
     def calibrate(self, student: Signals, teacher: Signals, batch: Batch) -> None:
         """Fix, from a sample of both models' signals, what has to stay the same in all batches."""
+
+    def begin_as_copy(self) -> None:
+        """Set what is learned to what suits a student that is its teacher's copy: maps to the identity."""
+
+    def student_units(self, name: str) -> tuple[UnitGroup | None, ...]:
+        """What each dimension of a tensor of the state indexes of the student's units; empty for none.
+
+        Where the student loses units while it is trained, what was learned about them goes with them.
+        """
+        return ()
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """The sum of the loss over the batch's units, in fp32 also under autocast, but for learned maps.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_tokens, sum_over_tokens
 from hf_kdnas.distill.objectives.relations import PARTS, check_layer, upper_layer
+from hf_kdnas.importance import UnitGroup
 
 
 class DirectRelations(Objective):
@@ -38,6 +41,17 @@ class DirectRelations(Objective):
         self.maps = nn.ModuleDict(
             {part: nn.Linear(student.attention_size, teacher.attention_size) for part in PARTS}
         )
+
+    @torch.no_grad()
+    def begin_as_copy(self) -> None:
+        """Set each map to the identity."""
+        for learned in self.maps.values():
+            nn.init.eye_(cast("Tensor", learned.weight))
+            nn.init.zeros_(cast("Tensor", learned.bias))
+
+    def student_units(self, name: str) -> tuple[UnitGroup | None, ...]:
+        """Maps read the units of the last layer's heads."""
+        return (None, ("heads", self.student.num_hidden_layers)) if name.endswith(".weight") else ()
 
     def count(self, batch: Batch) -> Tensor:
         """Tokens."""

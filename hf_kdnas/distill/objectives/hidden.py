@@ -12,6 +12,7 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.layer_maps import SEARCHED, layer_pairs, searched_pairs
 from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_tokens, sum_over_tokens
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.importance import UnitGroup
 
 
 class HiddenStates(Objective):
@@ -100,6 +101,19 @@ class HiddenStates(Objective):
             self.found.copy_(torch.tensor([source for source, _ in searched_pairs(theirs, ours)]))
             self._use(self.found)
         self.calibrated = True
+
+    @torch.no_grad()
+    def begin_as_copy(self) -> None:
+        """Set each learned map to the identity, once for each of its teacher layers."""
+        if self.projection is None:
+            for learned in self.maps.values():
+                weight, bias = (cast("Tensor", getattr(learned, name)) for name in ("weight", "bias"))
+                weight.copy_(torch.eye(weight.shape[1]).repeat(weight.shape[0] // weight.shape[1], 1))
+                bias.zero_()
+
+    def student_units(self, name: str) -> tuple[UnitGroup | None, ...]:
+        """Maps read residual units."""
+        return (None, ("hidden", None)) if name.endswith(".weight") else ()
 
     def _use(self, found: Tensor) -> None:
         """Learn from these teacher layers, and read no others from now on."""

@@ -1,0 +1,1 @@
+"""HomoDistil: a student that starts as its teacher, and is narrowed while it is distilled."""

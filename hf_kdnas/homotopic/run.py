@@ -1,0 +1,264 @@
+"""Distil a student and narrow it on the way: segment after segment, each from the last one's checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.criterion import DistillationCriterion
+from hf_kdnas.distill.data import DistillationCollator, spread_rows
+from hf_kdnas.distill.trainer import last_checkpoint
+from hf_kdnas.distill.training import run_trainer, shared_arguments
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.homotopic.compaction import SCORES, TEACHER_UNITS, Compaction, compact
+from hf_kdnas.homotopic.importance import GRADIENT_SCORES, RunningImportance, activation, magnitude
+from hf_kdnas.homotopic.trainer import HomotopicTrainer
+from hf_kdnas.run import read_json, write_json
+from hf_kdnas.slicing import move_to, slice_student
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from hf_kdnas.distill.signals import TeacherSignals
+    from hf_kdnas.homotopic.schedule import Segment
+    from hf_kdnas.importance import Importance
+    from hf_kdnas.progress import Narrator
+    from hf_kdnas.recipe import TrainingSection
+    from hf_kdnas.recipe_homotopic import HomotopicSection
+    from hf_kdnas.tasks import Row
+    from hf_kdnas.tasks.masking import Masking
+
+SETTINGS = "settings.json"
+
+
+def total_steps(section: TrainingSection, rows: int) -> int:
+    """Optimiser steps of a training, however many ranks share them."""
+    given = section.training_arguments.get("max_steps", -1)
+    if given > 0:
+        return int(given)
+    batches = math.ceil(rows / section.batch_size)
+    return math.ceil(section.epochs * math.ceil(batches / section.gradient_accumulation_steps))
+
+
+@dataclass(frozen=True)
+class HomotopicDistillation:
+    """HomoDistil (arXiv 2302.09632): the student begins as its teacher, and ends as a narrower stock model.
+
+    Units are only ever removed, not masked: a zeroed residual unit would still count in each LayerNorm's mean
+    and variance. So every segment trains a stock model, and its cost falls with its width.
+
+    Attributes:
+        teacher: The teacher, alive.
+        signals: What it says about the training rows, or None where it runs beside the student.
+        segments: The schedule.
+        section: How units are scored and looked at.
+        training: How long and how fast.
+        objectives: The losses, as in a recipe.
+        rows: Tokenised training rows.
+        held_out: Rows that the discrepancy is looked at on.
+        masking: Hides tokens of the training rows, where that is the task.
+        seed: Decides dropout and the order of the rows.
+        narrator: Tells how it goes on.
+        teacher_dtype: What a live teacher computes in.
+        report_to: Trackers.
+    """
+
+    teacher: PreTrainedModel
+    signals: TeacherSignals | None
+    segments: Sequence[Segment]
+    section: HomotopicSection
+    training: TrainingSection
+    objectives: Mapping[str, Any]
+    rows: Sequence[Row]
+    held_out: Sequence[Row]
+    masking: Masking | None
+    seed: int
+    narrator: Narrator
+    teacher_dtype: str = "auto"
+    report_to: Sequence[str] = ("none",)
+
+    def run(self, folder: Path) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
+        """Train all segments, going on where an earlier launch stopped.
+
+        Args:
+            folder: Holds a folder of checkpoints per segment; the last one's is left there.
+
+        Returns:
+            The student, and what was logged: discrepancies among it (see `HomotopicTrainer`).
+
+        Raises:
+            InvalidInput: If the folder was begun with another target or schedule.
+        """
+        self._keep_settings(folder)
+        processes = PartialState()
+        folders = [folder / f"segment-{number}" for number in range(len(self.segments))]
+        begun = [number for number, each in enumerate(folders) if last_checkpoint(each) is not None]
+        for number in range(max(begun, default=0), len(self.segments)):
+            checkpoint = self._trained(self.segments[number], folders[number])
+            processes.wait_for_everyone()  # all have read it before the first one cuts and removes it
+            if number + 1 < len(self.segments):
+                if processes.is_main_process:
+                    following = folders[number + 1] / checkpoint.name
+                    self._compact(checkpoint, following, self.segments[number], self.segments[number + 1])
+                    shutil.rmtree(folders[number])
+                processes.wait_for_everyone()
+        history: list[dict[str, Any]] = read_json(checkpoint / "trainer_state.json")["log_history"]
+        return self._loaded(checkpoint), history
+
+    @cached_property
+    def _teacher_shape(self) -> Architecture:
+        return Architecture.from_config(self.teacher.config)
+
+    def _keep_settings(self, folder: Path) -> None:
+        given: dict[str, Any] = {
+            "segments": [[each.start, each.end, each.shape.key] for each in self.segments],
+            "homotopic": asdict(self.section),
+            "objectives": self.objectives,
+            "training": asdict(self.training),
+            "seed": self.seed,
+        }
+        for free in ("held_out", "evaluation_steps", "save_steps"):
+            given["homotopic"].pop(free)
+        settings = json.loads(json.dumps(given))
+        kept = read_json(folder / SETTINGS)
+        changed = [name for name in settings if kept is not None and kept[name] != settings[name]]
+        if changed:
+            raise InvalidInput(
+                "homotopic",
+                f"{self.segments[-1].shape.key} in {self.segments[-1].end} steps",
+                f"{folder} was begun towards {kept['segments'][-1][2]} in {kept['segments'][-1][1]} steps, "
+                f"with other {' and '.join(changed)}",
+                "Take the old settings again, choose another folder, or start again with --overwrite.",
+            )
+        if PartialState().is_main_process:
+            write_json(folder / SETTINGS, settings)
+        PartialState().wait_for_everyone()
+
+    def _trained(self, segment: Segment, folder: Path) -> Path:
+        """The checkpoint at the end of a segment."""
+        checkpoint = last_checkpoint(folder)
+        if checkpoint is None or _step(checkpoint) < segment.end:
+            self._train(segment, folder, checkpoint)
+            checkpoint = last_checkpoint(folder)
+        assert checkpoint is not None
+        return checkpoint
+
+    def _train(self, segment: Segment, folder: Path, checkpoint: Path | None) -> None:
+        if checkpoint is None:
+            depth = segment.shape.num_hidden_layers
+            student = slice_student(self.teacher, replace(self._teacher_shape, num_hidden_layers=depth))
+            units = torch.arange(self._teacher_shape.hidden_size)
+        else:
+            student = self._loaded(checkpoint)
+            units = load_file(checkpoint / SCORES)[TEACHER_UNITS]
+        what = segment.shape.key
+        trainer = HomotopicTrainer(
+            student,
+            shared_arguments(
+                self.training,
+                folder,
+                objectives=dict(self.objectives),
+                teacher_dtype=self.teacher_dtype,
+                seed=self.seed,
+                report_to=list(self.report_to),
+                run_name=what,
+                max_steps=self.segments[-1].end,
+                save_strategy="steps",
+                save_steps=self.section.save_steps,
+            ),
+            self.signals or self.teacher,
+            projection=self._projection(units),
+            masking=self.masking,
+            train_dataset=list(self.rows),
+            segment=segment,
+            running=self._running(student, checkpoint) if segment is not self.segments[-1] else None,
+            teacher_units=units,
+            reference=self.teacher,
+            held_out=self._held_out_batches,
+            evaluation_steps=self.section.evaluation_steps,
+        )
+        if checkpoint is None:
+            trainer.criterion.begin_as_copy()
+        run_trainer(trainer, folder, self.narrator, what)
+
+    def _compact(self, source: Path, target: Path, segment: Segment, following: Segment) -> None:
+        """Cut a segment's last checkpoint to the next one's shape; on one process of a launch."""
+        student = self._loaded(source)
+        criterion = DistillationCriterion(
+            self.objectives,
+            segment.shape,
+            self._teacher_shape,
+            projection=self._projection(load_file(source / SCORES)[TEACHER_UNITS]),
+        )
+        compaction = Compaction.by_importance(student, following.shape, self._importance(student, source))
+        compact(source, target, compaction, criterion)
+
+    def _importance(self, student: PreTrainedModel, checkpoint: Path) -> Importance:
+        running = self._running(student, checkpoint)
+        if running is not None:
+            return running.scores()
+        if self.section.importance == "magnitude":
+            return magnitude(student)
+        device = self.teacher.device
+        move_to(student, device)
+        collator = DistillationCollator(student.config.pad_token_id or 0, masking=self.masking)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            batch = collator(spread_rows(self.rows))
+        inputs = {"input_ids", "attention_mask"}
+        found = activation(student, [{name: batch[name].to(device) for name in inputs}])
+        move_to(student, torch.device("cpu"))
+        return found
+
+    def _running(self, student: PreTrainedModel, checkpoint: Path | None) -> RunningImportance | None:
+        """The scores of gradients so far, where units are scored by them."""
+        section = self.section
+        if section.importance not in GRADIENT_SCORES:
+            return None
+        running = RunningImportance(
+            student, section.importance, smoothing=section.smoothing, uncertainty=section.uncertainty
+        )
+        if checkpoint is not None:
+            scores = load_file(checkpoint / SCORES)
+            scores.pop(TEACHER_UNITS)
+            running.load_state_dict(scores)
+        return running
+
+    def _projection(self, units: Tensor) -> Tensor | None:
+        """The fixed map from teacher to student states, where none is learned."""
+        return torch.eye(self._teacher_shape.hidden_size)[:, units] if self.section.maps == "kept" else None
+
+    @cached_property
+    def _held_out_batches(self) -> list[dict[str, Any]]:
+        spread, size = max(1, len(self.held_out) // self.section.held_out), self.training.batch_size
+        rows = list(self.held_out)[::spread][: self.section.held_out]
+        collator = DistillationCollator(self.teacher.config.pad_token_id or 0, masking=self.masking)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return [collator(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+    def _loaded(self, checkpoint: Path) -> PreTrainedModel:
+        student: PreTrainedModel = type(self.teacher).from_pretrained(
+            checkpoint,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=self.teacher.config._attn_implementation,
+        )
+        student.config.name_or_path = ""
+        return student
+
+
+def _step(checkpoint: Path) -> int:
+    return int(read_json(checkpoint / "trainer_state.json")["global_step"])

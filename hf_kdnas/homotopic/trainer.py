@@ -1,0 +1,148 @@
+"""The trainer of one segment: the steps between two compactions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.capture import Capture, forward_signals
+from hf_kdnas.distill.trainer import DistillationTrainer
+from hf_kdnas.homotopic.compaction import LEARNED, NAMES, SCORES, TEACHER_UNITS
+from hf_kdnas.run import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+
+    from hf_kdnas.homotopic.importance import RunningImportance
+    from hf_kdnas.homotopic.schedule import Segment
+
+# What a look at the discrepancy is logged under, each term with its name behind it.
+DISCREPANCY = "discrepancy_"
+
+
+class HomotopicTrainer(DistillationTrainer):
+    """A DistillationTrainer that stops where a segment ends, with a checkpoint that `compact` reads.
+
+    Its arguments are those of the whole training: from that checkpoint the next segment's trainer goes on at
+    the same step, learning rate and place in the data.
+
+    The discrepancy between teacher and student on held-out rows, each term of the loss by name, is logged as
+    `discrepancy_NAME` at the segment's start and end and every `evaluation_steps`.
+
+    Args:
+        *args: What DistillationTrainer takes.
+        segment: The steps.
+        running: Gathers the scores of units; None where none are removed by gradients at the segment's end.
+        teacher_units: The teacher's residual units that the student has, (hidden,).
+        reference: The teacher, alive, for the discrepancy.
+        held_out: Batches of rows that are not trained on.
+        evaluation_steps: From one look at the discrepancy to the next.
+        **kwargs: What DistillationTrainer takes.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        segment: Segment,
+        running: RunningImportance | None,
+        teacher_units: Tensor,
+        reference: PreTrainedModel,
+        held_out: Sequence[Mapping[str, Tensor]],
+        evaluation_steps: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._segment = segment
+        self._running = running
+        self._teacher_units = teacher_units
+        self._reference = reference
+        self._held_out = held_out
+        self._reference_capture = Capture(reference, self.criterion.teacher_signals)
+        self.add_callback(_Watch(self, evaluation_steps))  # type: ignore[no-untyped-call, unused-ignore]
+
+    @torch.no_grad()
+    def discrepancy(self) -> dict[str, float]:
+        """Each term of the loss by name, without its weight, on the held-out rows and without dropout."""
+        student, totals = self._student, dict.fromkeys(self.criterion.weights, 0.0)
+        batches = [self._prepare_inputs(dict(batch)) for batch in self._held_out]
+        counts = self._counts_on_this_rank(batches)
+        student.eval()
+        for batch in batches:
+            with self.accelerator.autocast():
+                learned = forward_signals(student, self._student_capture, batch)
+            with self._teacher_autocast():
+                wanted = forward_signals(self._reference, self._reference_capture, batch)
+            _, terms = self.criterion(learned, wanted, batch, counts)
+            totals = {name: totals[name] + float(term) for name, term in terms.items()}
+        student.train()
+        return totals
+
+    def look(self) -> None:
+        """Log the discrepancy, and the shape that it is of."""
+        shape = Architecture.from_config(self._student.config)
+        found = {f"{DISCREPANCY}{name}": value for name, value in self.discrepancy().items()}
+        due = self.control.should_log
+        self.log({**found, "hidden_size": shape.hidden_size, "parameters": self._student.num_parameters()})
+        self.control.should_log = due  # the training loss is logged in its own turn
+
+    def gather(self) -> None:
+        """Take the gradients of a step into the scores, where it still counts when units are removed."""
+        left = self._segment.end - self.state.global_step
+        if self._running is not None and left <= self._running.memory:
+            self._running.update(self._student)
+
+    @property
+    def segment(self) -> Segment:
+        """The steps."""
+        return self._segment
+
+    def _counts_on_this_rank(self, batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        found = [self.criterion.counts(batch) for batch in batches]
+        return {name: sum(counts[name] for counts in found) for name in self.criterion.weights}
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if not self.args.should_save:
+            return
+        scores = {} if self._running is None else self._running.state_dict()
+        save_file({**scores, TEACHER_UNITS: self._teacher_units}, Path(output_dir) / SCORES)
+        names = {id(parameter): name for name, parameter in self._student.named_parameters()}
+        names |= {id(each): f"{LEARNED}{name}" for name, each in self.criterion.named_parameters()}
+        assert self.optimizer is not None
+        numbered = [names[id(each)] for group in self.optimizer.param_groups for each in group["params"]]
+        write_json(Path(output_dir) / NAMES, numbered)
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Looks at a segment's steps."""
+
+    def __init__(self, trainer: HomotopicTrainer, evaluation_steps: int) -> None:
+        self._trainer = trainer
+        self._evaluation_steps = evaluation_steps
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == self._trainer.segment.start:
+            self._trainer.look()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer.gather()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        last = state.global_step == self._trainer.segment.end
+        if last or state.global_step % self._evaluation_steps == 0:
+            self._trainer.look()
+        if last:
+            control.should_save = control.should_training_stop = True

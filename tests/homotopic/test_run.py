@@ -1,0 +1,235 @@
+"""Segments, one after the other: what is trained, what is kept, how it goes on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.signals import TeacherSignals
+from hf_kdnas.distill.trainer import DistillationTrainer
+from hf_kdnas.distill.training import train
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.homotopic.run import total_steps
+from hf_kdnas.homotopic.trainer import DISCREPANCY, HomotopicTrainer
+from hf_kdnas.progress import Narrator
+from hf_kdnas.recipe import TrainingSection
+from hf_kdnas.slicing import slice_student
+
+TARGET = Architecture(3, 16, 4, 40)
+
+
+def looks(history) -> list[dict]:
+    return [each for each in history if any(name.startswith(DISCREPANCY) for name in each)]
+
+
+def weights_of(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def assert_equal(left, right) -> None:
+    assert left.keys() == right.keys()
+    for name, values in left.items():
+        torch.testing.assert_close(right[name], values, rtol=0, atol=0)
+
+
+@pytest.fixture(autouse=True)
+def _in_fp32(monkeypatch) -> None:
+    # Transformers 4.57 leaves the precision of the test before there.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def test_the_student_ends_in_its_shape_and_is_looked_at_on_the_way(make_distillation, tmp_path) -> None:
+    student, history = make_distillation().run(tmp_path)
+    assert Architecture.from_config(student.config) == TARGET
+    found = [(each["step"], each["hidden_size"]) for each in looks(history)]
+    # Every 5 steps, and on both sides of each compaction: at 2, 4 and 14 of 20.
+    assert found == [
+        (0, 32),
+        (2, 32),
+        (2, 28),
+        (4, 28),
+        (4, 20),
+        (5, 20),
+        (10, 20),
+        (14, 20),
+        (14, 16),
+        (15, 16),
+        (20, 16),
+    ]
+    names = {f"{DISCREPANCY}{name}" for name in ("logits", "hidden", "attention", "embeddings", "task")}
+    assert all(names <= each.keys() for each in looks(history))
+    first = looks(history)[0]
+    assert all(first[name] < 1e-9 for name in names - {f"{DISCREPANCY}task"})
+    assert looks(history)[-1][f"{DISCREPANCY}logits"] > 0
+    assert [path.name for path in tmp_path.glob("segment-*/*")] == ["checkpoint-20"]
+
+
+def test_steps_learning_rates_and_rows_are_those_of_one_training(
+    make_distillation, tmp_path, monkeypatch
+) -> None:
+    seen: dict[str, list] = {"homotopic": [], "plain": []}
+    what = "homotopic"
+    original = DistillationTrainer.compute_loss
+
+    def noting(trainer, model, inputs, *arguments, **options):
+        rate, step = trainer.lr_scheduler.get_last_lr(), trainer.state.global_step
+        seen[what].append((step, rate[0], inputs["input_ids"].tolist(), trainer.criterion.progress))
+        return original(trainer, model, inputs, *arguments, **options)
+
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", noting)
+    narrowed = make_distillation()
+    narrowed.run(tmp_path)
+    what = "plain"
+    train(
+        slice_student(narrowed.teacher, TARGET),
+        narrowed.training,
+        narrowed.objectives,
+        narrowed.rows,
+        tmp_path / "plain",
+        seed=0,
+        teacher=narrowed.teacher,
+        narrator=Narrator(speaks=False),
+        what="plain",
+    )
+    assert len(seen["plain"]) == 20
+    assert seen["homotopic"] == seen["plain"]
+
+
+def test_without_anything_to_remove_it_is_a_plain_distillation(make_distillation, tmp_path) -> None:
+    whole = make_distillation("3L-32H-64F-4A-gelu", objectives={"logits": {}, "task": {}})
+    assert len(whole.segments) == 1
+    student, _ = whole.run(tmp_path)
+    plain = slice_student(whole.teacher, Architecture(3, 32, 4, 64))
+    train(
+        plain,
+        whole.training,
+        whole.objectives,
+        whole.rows,
+        tmp_path / "plain",
+        seed=0,
+        teacher=whole.teacher,
+        narrator=Narrator(speaks=False),
+        what="plain",
+    )
+    assert_equal(weights_of(plain), weights_of(student))
+
+
+@pytest.mark.parametrize("kill", [2, 4, 9, 15])
+def test_a_training_that_was_killed_goes_on_exactly(make_distillation, tmp_path, monkeypatch, kill) -> None:
+    """In a segment, in its first step, in its last: 2, 4 and 14 are compactions, a new epoch begins at 10."""
+    student, history = make_distillation().run(tmp_path / "whole")
+    original = HomotopicTrainer.gather
+
+    def dies(trainer) -> None:
+        if trainer.state.global_step == kill - 1:
+            raise KeyboardInterrupt
+        original(trainer)
+
+    monkeypatch.setattr(HomotopicTrainer, "gather", dies)
+    with pytest.raises(KeyboardInterrupt):
+        make_distillation().run(tmp_path / "killed")
+    monkeypatch.setattr(HomotopicTrainer, "gather", original)
+    resumed, again = make_distillation().run(tmp_path / "killed")
+    assert_equal(weights_of(student), weights_of(resumed))
+    assert looks(again) == looks(history)
+
+
+def test_a_kill_between_a_segment_and_its_compaction_costs_nothing(
+    make_distillation, tmp_path, monkeypatch
+) -> None:
+    student, _ = make_distillation().run(tmp_path / "whole")
+
+    def dies(*arguments) -> None:
+        raise KeyboardInterrupt
+
+    killed = make_distillation()
+    original = type(killed)._compact
+    monkeypatch.setattr(type(killed), "_compact", dies)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run(tmp_path / "killed")
+    monkeypatch.setattr(type(killed), "_compact", original)
+    trained = []
+    original = type(killed)._train
+    monkeypatch.setattr(
+        type(killed),
+        "_train",
+        lambda run, segment, *rest: trained.append(segment) or original(run, segment, *rest),
+    )
+    resumed, _ = make_distillation().run(tmp_path / "killed")
+    assert trained == list(killed.segments[1:])
+    assert_equal(weights_of(student), weights_of(resumed))
+
+
+def test_a_finished_training_is_read(make_distillation, tmp_path, monkeypatch) -> None:
+    distillation = make_distillation()
+    student, history = distillation.run(tmp_path)
+    monkeypatch.setattr(type(distillation), "_train", None)
+    again, same = distillation.run(tmp_path)
+    assert_equal(weights_of(student), weights_of(again))
+    assert same == history
+
+
+def test_another_target_is_refused(make_distillation, tmp_path) -> None:
+    make_distillation().run(tmp_path)
+    with pytest.raises(InvalidInput, match=r"was begun towards 3L-16H-40F-4A-gelu .*segments and homotopic"):
+        make_distillation("3L-20H-40F-4A-gelu").run(tmp_path)
+
+
+@pytest.mark.parametrize("importance", ["sensitivity", "taylor", "magnitude", "activation"])
+@pytest.mark.parametrize("maps", ["learned", "kept"])
+def test_all_scores_and_maps(make_distillation, tmp_path, importance, maps) -> None:
+    student, history = make_distillation(section={"importance": importance, "maps": maps}).run(tmp_path)
+    assert Architecture.from_config(student.config) == TARGET
+    assert looks(history)[0][f"{DISCREPANCY}hidden"] < 1e-9
+    assert all(each[f"{DISCREPANCY}hidden"] > 0 for each in looks(history)[1:])
+
+
+def test_kept_units_are_compared_with_what_they_were(make_distillation, tmp_path) -> None:
+    """Right after a cut their embeddings are still near the teacher's; other units' would not be."""
+    narrowed = make_distillation(section={"maps": "kept"}, training={"learning_rate": 1e-9})
+    _, history = narrowed.run(tmp_path)
+    last = looks(history)[-1][f"{DISCREPANCY}embeddings"]
+    assert last < 0.5  # relative to the states' variance: 2 for states that have nothing to do with them
+
+
+def test_cached_signals_teach_the_same(make_distillation, tmp_path) -> None:
+    live = make_distillation(objectives={"logits": {}, "hidden": {}})
+    names = ["logits", "hidden.1", "hidden.2", "hidden.3"]
+    ids = [row["input_ids"] for row in live.rows]
+    signals = TeacherSignals.build(live.teacher, ids, names, tmp_path / "signals", precision="fp32")
+    student, _ = live.run(tmp_path / "live")
+    cached, _ = make_distillation(objectives=live.objectives, signals=signals).run(tmp_path / "cached")
+    for name, values in weights_of(student).items():
+        torch.testing.assert_close(weights_of(cached)[name], values, rtol=1e-3, atol=1e-4)
+
+
+def test_accumulated_micro_batches_are_one_step(make_distillation, tmp_path) -> None:
+    options = {"count": 8, "training": {"epochs": 20}}  # the same 8 rows in every step
+    whole = make_distillation(**options)
+    config = whole.teacher.config
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0  # of students made from now on
+    options["training"] |= {"batch_size": 4, "gradient_accumulation_steps": 2}
+    halves = make_distillation(**options)
+    assert halves.segments == whole.segments
+    found, wanted = (each.run(tmp_path / str(id(each)))[0] for each in (halves, whole))
+    for name, values in weights_of(wanted).items():
+        torch.testing.assert_close(weights_of(found)[name], values, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_are_left_out_at_the_start(make_distillation, tmp_path) -> None:
+    student, history = make_distillation("2L-16H-40F-4A-gelu").run(tmp_path)
+    assert Architecture.from_config(student.config) == Architecture(2, 16, 4, 40)
+    assert looks(history)[0]["hidden_size"] == 32
+
+
+def test_mixed_precision(make_distillation, tmp_path) -> None:
+    student, history = make_distillation(training={"precision": "bf16"}).run(tmp_path)
+    assert {each.dtype for each in student.parameters()} == {torch.float32}
+    assert all(value == value for each in looks(history) for value in each.values())
+
+
+def test_steps_are_counted_as_the_trainer_does() -> None:
+    section = TrainingSection(epochs=2.5, batch_size=8, gradient_accumulation_steps=3)
+    assert total_steps(section, 81) == 10  # 11 batches, 4 steps an epoch
+    assert total_steps(TrainingSection(training_arguments={"max_steps": 7}), 81) == 7

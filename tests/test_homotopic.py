@@ -1,0 +1,228 @@
+"""`kdnas homotopic` from end to end: a stock student, in ONNX, with its report, its card and its path."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from hf_kdnas import cli
+from hf_kdnas.distill.trainer import last_checkpoint
+from hf_kdnas.pruning import PrunedDistillation
+from hf_kdnas.run import read_json
+
+SETTINGS = """
+homotopic: {target: 0.5, compactions: 3, held_out: 16, evaluation_steps: 5, save_steps: 4}
+"""
+
+
+@pytest.fixture
+def project(tiny_project: Path) -> Path:
+    """The tiny project, with a section for `kdnas homotopic`."""
+    with (tiny_project / "recipe.yaml").open("a", encoding="utf-8") as file:
+        file.write(SETTINGS)
+    return tiny_project
+
+
+def narrow(project: Path, *settings: str) -> int:
+    return cli.main(["homotopic", "--config", str(project / "recipe.yaml"), *settings])
+
+
+# Loads the student as anyone would, and the last checkpoint's weights into the same class.
+STRANGER = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_kdnas":
+            raise ImportError("hf_kdnas is not here")
+
+sys.meta_path.insert(0, Blocked())
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+wanted = torch.load(sys.argv[2])
+model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
+with torch.inference_mode():
+    found = model(**wanted["inputs"]).logits
+assert (found - wanted["logits"]).abs().max() < 1e-5
+assert "hf_kdnas" not in sys.modules
+"""
+
+
+def test_the_student_is_the_model_of_the_last_step_for_anyone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hf_kdnas.homotopic.trainer import HomotopicTrainer
+
+    inputs = {
+        "input_ids": torch.randint(5, 120, (3, 9)),
+        "attention_mask": torch.ones(3, 9, dtype=torch.long),
+    }
+    original = HomotopicTrainer.train
+
+    def noting(trainer, *arguments, **options):
+        output = original(trainer, *arguments, **options)
+        with torch.inference_mode():
+            logits = trainer.model.eval()(**inputs).logits
+        torch.save({"inputs": inputs, "logits": logits}, project / "last.pt")
+        return output
+
+    monkeypatch.setattr(HomotopicTrainer, "train", noting)
+    assert narrow(project) == 0
+    shown = capsys.readouterr()
+    assert "3L-16H-32F-4A-gelu" in shown.out
+    assert "target 0.5: 3L-16H-32F-4A-gelu, by hidden sizes 32, 28, 20, 16" in shown.err
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(project / "run" / "student"), str(project / "last.pt")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_leaves_what_kdnas_distill_leaves_and_its_path(project: Path) -> None:
+    assert narrow(project) == 0
+    run = project / "run"
+    for name in (
+        "model.safetensors",
+        "onnx/model.onnx",
+        "onnx/model_int8.onnx",
+        "README.md",
+        "tokenizer.json",
+    ):
+        assert (run / "student" / name).stat().st_size > 0, name
+    assert not (run / "students" / "homotopic.checkpoints").exists()
+    results = read_json(run / "results.json")
+    assert results["student"]["architecture"] == "3L-16H-32F-4A-gelu"
+    assert results["initialisation"] == "copy"
+    path = results["homotopic"]
+    assert [each["architecture"] for each in path["segments"]][::3] == [
+        "3L-32H-64F-4A-gelu",
+        "3L-16H-32F-4A-gelu",
+    ]
+    steps = [each["step"] for each in path["discrepancy"]]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (0, path["segments"][-1]["end"])
+    assert all("discrepancy_hidden" in each for each in path["discrepancy"])
+    assert "HomoDistil" in (run / "README.md").read_text(encoding="utf-8")
+    report = (run / "report.html").read_text(encoding="utf-8")
+    for text in (
+        "How the student was narrowed",
+        "3L-16H-32F-4A-gelu from step",
+        'id="narrowing-',
+        "hidden size",
+    ):
+        assert text in report, text
+
+
+def test_nothing_is_done_twice_and_a_kill_is_made_good(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*arguments) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hf_kdnas.homotopic.run.HomotopicDistillation._compact", dies)
+        assert narrow(project) == 130
+    checkpoints = project / "run" / "students" / "homotopic.checkpoints"
+    assert last_checkpoint(checkpoints / "segment-0") is not None
+    # Another target is not begun beside an unfinished student, also where the folder is taken over.
+    assert narrow(project, "--homotopic.target", "0.75") == 2
+    assert narrow(project, "--homotopic.target", "0.75", "--resume") == 2
+    assert narrow(project, "--resume") == 0
+    results = read_json(project / "run" / "results.json")
+    monkeypatch.setattr(PrunedDistillation, "_trained", dies)
+    assert narrow(project) == 0
+    assert read_json(project / "run" / "results.json")["student"]["quality"] == results["student"]["quality"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--homotopic", "null"], "this recipe has no such section"),
+        (["--homotopic.target", "3L-64H-64F-4A-gelu"], "nearest that is left then is 3L-32H-64F-4A-gelu"),
+        (["--homotopic.target", "3L-18H-64F-4A-gelu"], "nearest that one holds is 3L-16H-64F-4A-gelu"),
+        (["--homotopic.end", "1.5"], "homotopic.end: got 1.5; must be above 0, at most 1"),
+        (["--homotopic.end", "1"], "leave some of the training"),
+        (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training rows give"),
+        (["--data.limit", "20", "--distillation.training.epochs", "1"], "or give more rows"),
+        (["--data.task", "fill-mask", "--teacher.fine_tune", "null", "--data.labels", "null"], "ForMaskedLM"),
+        (["--distillation.objectives.mlm", "{}"], "has nothing for mlm"),
+        (["--distillation.objectives", "{sentence: {}}"], "homotopic.maps: kept"),
+        (
+            ["--distillation.training.training_arguments", "{save_only_model: true}"],
+            "begins at a whole checkpoint",
+        ),
+        (["--homotopic.importance", "gradient"], "allowed are sensitivity, taylor, magnitude, activation"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused_before_any_work(
+    project: Path, settings: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert narrow(project, *settings) == 2
+    assert message in capsys.readouterr().err
+    assert not (project / "run").exists()
+
+
+def test_a_masked_language_model_with_all_terms(project: Path, tiny_bert_config) -> None:
+    from transformers import BertForMaskedLM
+
+    torch.manual_seed(0)
+    BertForMaskedLM(tiny_bert_config).save_pretrained(project / "base")
+    recipe = yaml.safe_load((project / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["data"] = {"task": "fill-mask", "path": str(project / "reviews.csv"), "max_length": 32}
+    recipe["teacher"].pop("fine_tune")
+    terms = ("task", "mlm", "hidden", "attention", "embeddings")
+    recipe["distillation"]["objectives"] = {name: {} for name in terms}
+    (project / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert narrow(project) == 0
+    results = read_json(project / "run" / "results.json")
+    first, last = results["homotopic"]["discrepancy"][0], results["homotopic"]["discrepancy"][-1]
+    assert all(first[f"discrepancy_{name}"] < 1e-9 < last[f"discrepancy_{name}"] for name in terms[1:])
+
+
+def test_a_sentence_encoder(project: Path) -> None:
+    recipe = yaml.safe_load((project / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe["data"] = {"task": "sentence-similarity", "path": str(project / "reviews.csv"), "max_length": 32}
+    recipe["teacher"].pop("fine_tune")
+    recipe["homotopic"]["maps"] = "kept"
+    terms = ("sentence", "hidden", "attention", "embeddings")
+    recipe["distillation"]["objectives"] = {name: {} for name in terms}
+    (project / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert narrow(project) == 0
+    first = read_json(project / "run" / "results.json")["homotopic"]["discrepancy"][0]
+    assert all(first[f"discrepancy_{name}"] < 1e-6 for name in terms)
+
+
+@pytest.mark.slow
+def test_two_ranks_narrow_as_one_does(project: Path) -> None:
+    def command(ranks: list[str], name: str) -> None:
+        output = ["--output_dir", str(project / name)]
+        done = subprocess.run(
+            [*ranks, "-m", "hf_kdnas", "homotopic", "--config", str(project / "recipe.yaml"), *output],
+            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command([sys.executable], "one")
+    command(launcher, "two")
+    one, two = (read_json(project / name / "results.json") for name in ("one", "two"))
+    assert two["environment"]["processes"] == "2"
+    assert two["homotopic"]["segments"] == one["homotopic"]["segments"]
+    for left, right in zip(one["homotopic"]["discrepancy"], two["homotopic"]["discrepancy"], strict=True):
+        assert left["step"] == right["step"]
+        assert right["discrepancy_hidden"] == pytest.approx(left["discrepancy_hidden"], rel=1e-3, abs=1e-6)

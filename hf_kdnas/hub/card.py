@@ -12,10 +12,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hf_kdnas.families.exact_bert import EXACT_BERT
+from hf_kdnas.hub.merge import TAG, write_card
 from hf_kdnas.report import view
 from hf_kdnas.report.formats import FORMATS
 from hf_kdnas.resources import resource_dir
-from hf_kdnas.run import write_text
 
 # By workflow.
 TEMPLATES = {"search": "kd_nas.md.jinja", "distill": "distillation.md.jinja"}
@@ -23,7 +23,7 @@ TEMPLATES = {"search": "kd_nas.md.jinja", "distill": "distillation.md.jinja"}
 # The Hub's names of our metrics.
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
-TAGS = ["hf-kdnas", "knowledge-distillation", "onnx"]
+TAGS = [TAG, "knowledge-distillation", "onnx"]
 SEARCH_TAG = "neural-architecture-search"
 
 # Kinds of tasks that are named as their pipelines are; the others are text classification.
@@ -36,7 +36,8 @@ _FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".bz2", ".gz", ".xz", "
 def render_card(run_dir: Path) -> Path:
     """Write `README.md` into a run's folder and into its `student/`, where that is there.
 
-    Everything in it comes from `results.json`, so that it can be made again at any time.
+    Everything in it comes from `results.json`, so that it can be made again at any time; what a
+    person added to the files stays (see `merge_cards`).
 
     Args:
         run_dir: Folder of a run.
@@ -49,17 +50,18 @@ def render_card(run_dir: Path) -> Path:
     """
     card = card_text(view.load_results(run_dir))
     if (run_dir / "student").is_dir():
-        write_text(run_dir / "student" / "README.md", card)
+        write_card(run_dir / "student" / "README.md", card)
     path = run_dir / "README.md"
-    write_text(path, card)
+    write_card(path, card)
     return path
 
 
-def card_text(results: Mapping[str, Any]) -> str:
+def card_text(results: Mapping[str, Any], repo_id: str | None = None) -> str:
     """The card: metadata for the Hub, then Markdown.
 
     Args:
         results: What results.json holds.
+        repo_id: The repository that it is for; None where there is none yet.
     """
     environment = Environment(
         loader=FileSystemLoader(resource_dir("model_cards")),
@@ -73,6 +75,7 @@ def card_text(results: Mapping[str, Any]) -> str:
     return environment.get_template(TEMPLATES[results["workflow"]]).render(
         metadata=card_data(results).to_yaml().strip(),
         results=results,
+        repo_id=repo_id or results["name"],
         recipe=yaml.safe_load(results["recipe"]),
         teacher_name=_teacher_name(results),
         adapter_name=_adapter_name(results),

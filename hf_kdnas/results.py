@@ -92,6 +92,7 @@ def collect_results(
             "model": _absolute(recipe.teacher.model),
             "base_model": recipe.teacher.base_model,
             "revision": recipe.teacher.revision,
+            "commit": getattr(plan.config, "_commit_hash", None),
             "adapter": recipe.teacher.adapter and _absolute(recipe.teacher.adapter),
             "fine_tuned": recipe.teacher.fine_tune is not None,
             "architecture": plan.teacher.key,

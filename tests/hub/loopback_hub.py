@@ -94,6 +94,11 @@ class Hub(ThreadingHTTPServer):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    @property
+    def store(self) -> str:
+        """Where large files are: on another host, which gets no token."""
+        return f"http://localhost:{self.server_address[1]}"
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that hang up are part of the game."""
 
@@ -406,11 +411,12 @@ class _Handler(BaseHTTPRequestHandler):
         if "lfs" in entry:
             oid = entry["lfs"]["oid"]
             headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(entry["size"])}
-            self._send(302, b"", {**headers, "Location": f"{self.server.endpoint}/cdn/{oid}"})
+            self._send(302, b"", {**headers, "Location": f"{self.server.store}/cdn/{oid}"})
             return
         self._file(found.trees[sha][path], {**headers, "ETag": f'"{entry["oid"]}"'})
 
     def cdn(self, body: bytes, oid: str) -> None:
+        assert not self._token()
         self._file(self.server.large[oid], {"ETag": f'"{oid}"'})
 
     def _file(self, content: bytes, headers: dict[str, str]) -> None:
@@ -466,7 +472,7 @@ _ROUTES = [
     (("POST",), rf"/{_ID}\.git/info/lfs/objects/batch", _Handler.batch),
     (("PUT",), r"/lfs/(?P<oid>[0-9a-f]+)", _Handler.upload),
     (("POST",), r"/verify", _Handler.verify),
-    (("GET",), r"/cdn/(?P<oid>[0-9a-f]+)", _Handler.cdn),
+    (("GET", "HEAD"), r"/cdn/(?P<oid>[0-9a-f]+)", _Handler.cdn),
     (
         ("GET", "HEAD"),
         rf"/(?P<kind>datasets/)?{_ID}/resolve/(?P<revision>[^/]+)/(?P<path>.+)",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.hub.card import card_text
+from hf_kdnas.hub.card import card_pictures, card_text
+from hf_kdnas.hub.extracted import EXTRACTED, extracted_card, load_extracted
 from hf_kdnas.hub.merge import ASIDE, merge_cards
 from hf_kdnas.hub.record import RECORD, record, shareable_results
 from hf_kdnas.report import view
@@ -45,29 +46,54 @@ class Bundle:
 def bundle_run(run_dir: Path, repo_id: str) -> Bundle:
     """Student, tokenizer, ONNX files, card, report and record of a finished run.
 
+    Of a student that `kdnas superlm extract` wrote: its files, card and record.
+
     Nothing is written: the run's folder stays as it is.
 
     Args:
-        run_dir: Folder of the run.
+        run_dir: Folder of the run, or of such a student.
         repo_id: Where it is to be published; the card's code names it.
 
     Raises:
         InvalidInput: If the run isn't finished, or a file of it is damaged.
     """
+    if (run_dir / EXTRACTED).is_file():
+        return _bundle_extracted(run_dir, repo_id)
     results = _finished(run_dir)
     student = run_dir / "student"
     check_folder("RUN", str(student))
     shared = shareable_results(results)
-    files: dict[str, Path | bytes] = {
-        path.relative_to(student).as_posix(): path
-        for path in sorted(student.rglob("*"))
-        if path.is_file() and path.name not in (CARD, ASIDE) and not _hidden(path.relative_to(student))
-    }
+    files: dict[str, Path | bytes] = {**_student_files(student), **card_pictures(results)}
     files["report.html"] = report_html(shared).encode()
-    written = record(shared, sorted([*files, CARD, RECORD]))
-    files[RECORD] = (json.dumps(written, indent=2, ensure_ascii=False) + "\n").encode()
+    files[RECORD] = _record(shared, files)
     card, notes = _own_card(card_text(results, repo_id), student / CARD)
     return Bundle(card, files, notes)
+
+
+def _bundle_extracted(folder: Path, repo_id: str) -> Bundle:
+    """An extracted student's files, card and record."""
+    found = load_extracted(folder)
+    check_folder("RUN", str(folder))
+    files: dict[str, Path | bytes] = dict(_student_files(folder))
+    files[RECORD] = _record(shareable_results(found), files)
+    card, notes = _own_card(extracted_card(found, repo_id), folder / CARD)
+    return Bundle(card, files, notes)
+
+
+def _student_files(student: Path) -> dict[str, Path]:
+    """A student's own files, without what is made anew for a repository."""
+    return {
+        path.relative_to(student).as_posix(): path
+        for path in sorted(student.rglob("*"))
+        if path.is_file()
+        and path.name not in (CARD, ASIDE, EXTRACTED)
+        and not _hidden(path.relative_to(student))
+    }
+
+
+def _record(shared: dict[str, Any], files: Mapping[str, Path | bytes]) -> bytes:
+    written = record(shared, sorted([*files, CARD, RECORD]))
+    return (json.dumps(written, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _hidden(path: Path) -> bool:

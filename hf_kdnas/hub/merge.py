@@ -16,10 +16,10 @@ from hf_kdnas.run import write_text
 ASIDE = "README.aside.md"
 
 # Headings that our templates make, in this or another kind of run: made again, never kept.
-SECTIONS = ("How to use it", "How it was made", "Limits", "Versions", "Citation")
+SECTIONS = ("How to use it", "Latency", "How it was made", "Limits", "Versions", "Citation")
 
 # What makes a card one of ours, among its tags.
-TAG = "hf-kdnas"
+TAG = "kdnas"
 
 # What a person decides, not a run.
 _PERSONS_OWN = ("license", "license_name", "license_link", "language")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -27,7 +27,7 @@ _MOST_PATIENCE = 300.0
 _PASSING = (408, 409, 412, 429)
 
 # What a transport raises: requests' errors are OSErrors, those of httpx and httpx2 share HTTPError.
-_TRANSPORT = (OSError, HfHubHTTPError.__mro__[1])
+_TRANSPORT = (OSError, cast("type[Exception]", HfHubHTTPError.__mro__[1]))
 
 # Permissions of a fine-grained token to make and write repositories of a user or organisation.
 _WRITE = "repo.write"
@@ -148,11 +148,9 @@ def patiently(what: str, call: Callable[[], _Answer], narrator: Narrator) -> _An
             return call()
         except InvalidInput:
             raise
-        # Transports and huggingface_hub raise errors of many kinds.
-        except Exception as error:
-            if not any(_may_pass(each) for each in _causes(error)):
-                raise explained(what, error) from error
-            if wait is None:
+        # Besides those of transports, huggingface_hub raises errors of these kinds of its own.
+        except (*_TRANSPORT, ValueError, RuntimeError) as error:
+            if wait is None or not any(_may_pass(each) for each in _causes(error)):
                 raise explained(what, error) from error
             seconds = max(wait, _asked_patience(error))
             narrator.say(f"  {what}: {_in_words(error)}; once more in {seconds:.0f} s")

@@ -31,6 +31,7 @@ def hub() -> Iterator[Hub]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield server
         server.shutdown()
+        assert server.errors == []
 
 
 @pytest.fixture

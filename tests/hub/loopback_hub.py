@@ -8,71 +8,24 @@ import json
 import re
 import socket
 import struct
+import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "other", "unknown")
+sys.path.insert(0, str(Path(__file__).parent))
+from loopback_repos import USERS, Repo, git_id, wrong_metadata
+
 LARGE = (".safetensors", ".onnx", ".bin", ".parquet")
 
 # What may happen to a request: an answer that says so, a connection cut before or after it was acted upon,
 # a late answer, a byte that is another on the way.
 FAULTS = ("429", "500", "reset", "lost", "slow", "checksum")
-
-
-def git_id(content: bytes) -> str:
-    """The name that git has for a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-@dataclass
-class Repo:
-    """A repository: trees by commit, commits by reference."""
-
-    private: bool = False
-    trees: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    references: dict[str, str] = field(default_factory=dict)
-
-    def commit(self, reference: str, tree: dict[str, bytes]) -> str:
-        sha = hashlib.sha1(f"{len(self.trees)}{sorted(tree)}".encode()).hexdigest()
-        self.trees[sha] = tree
-        self.references[reference] = sha
-        return sha
-
-    def files(self, revision: str = "main") -> dict[str, bytes]:
-        """What a reader sees."""
-        return self.trees[self.references.get(revision, revision)]
-
-
-def _user(name: str, role: str, **more: Any) -> dict[str, Any]:
-    token = {"displayName": "test", "role": role, **more}
-    groups = [{"name": "group", "roleInOrg": "admin"}]
-    return {
-        "type": "user",
-        "name": name,
-        "orgs": groups,
-        "auth": {"type": "access_token", "accessToken": token},
-    }
-
-
-def _scoped(permissions: list[str]) -> dict[str, Any]:
-    entity = {"type": "user", "name": "someone"}
-    return {"fineGrained": {"scoped": [{"entity": entity, "permissions": permissions}], "global": []}}
-
-
-USERS = {
-    "hf_writer0000": _user("someone", "write"),
-    "hf_reader0000": _user("someone", "read"),
-    "hf_finewrite0": _user("someone", "fineGrained", **_scoped(["repo.content.read", "repo.write"])),
-    "hf_fineread00": _user("someone", "fineGrained", **_scoped(["repo.content.read"])),
-    # The Hub finds out only at the request itself.
-    "hf_pretender0": _user("someone", "write"),
-}
 
 
 class Hub(ThreadingHTTPServer):
@@ -85,7 +38,7 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[str, Repo] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.authorised: set[str] = set()
+        self.errors: list[str] = []
         self.fault: tuple[int, str] | None = None
         self.persistent = False
         self.lock = threading.Lock()
@@ -100,7 +53,9 @@ class Hub(ThreadingHTTPServer):
         return f"http://localhost:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the game."""
+        """Clients that hang up are part of the game, errors of this server are not."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, ValueError)):
+            self.errors.append(traceback.format_exc())
 
     def begin(self, fault: tuple[int, str] | None = None, *, persistent: bool = False) -> None:
         """Count requests anew; from the given one on, or at it alone, something happens."""
@@ -249,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
     def validate(self, body: bytes) -> None:
         found = re.match(r"---\n(.*?)\n---", json.loads(body)["content"], re.DOTALL)
         try:
-            errors = list(_wrong(yaml.safe_load(found[1]) if found else {}))
+            errors = list(wrong_metadata(yaml.safe_load(found[1]) if found else {}))
         except (yaml.YAMLError, AttributeError, TypeError) as error:
             errors = [f"invalid YAML: {error}"]
         self._json(400 if errors else 200, {"errors": [{"message": each} for each in errors], "warnings": []})
@@ -432,18 +387,6 @@ class _Handler(BaseHTTPRequestHandler):
         first, last = int(asked[1]), min(int(asked[2] or len(content) - 1), len(content) - 1)
         headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
         self._send(206, content[first : last + 1], headers)
-
-
-def _wrong(data: dict[str, Any]) -> Iterator[str]:
-    """What the Hub would say of a card's metadata."""
-    if data.get("license", "mit") not in LICENCES:
-        yield f'"license" must be one of [{", ".join(LICENCES)}]'
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data.get("base_model", "a/b")):
-        yield '"base_model" is not valid. Use a model id from hf.co/models.'
-    for model in data.get("model-index", []):
-        for result in model["results"]:
-            if not {"task", "dataset", "metrics"} <= result.keys() or "type" not in result["dataset"]:
-                yield '"model-index" is not valid'
 
 
 def _damaged(content: bytes) -> bytes:

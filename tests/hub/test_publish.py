@@ -173,7 +173,7 @@ def test_what_a_person_wrote_in_the_folder_is_published_too(online: Hub, run_dir
 
 
 def test_private_branch_and_pull_request(online: Hub, run_dir: Path) -> None:
-    publish_run(run_dir, REPO, private=True, revision="tried")
+    assert cli.main(["publish", str(run_dir), REPO, "--private", "--revision", "tried"]) == 0
     repo = online.repos[REPO]
     assert repo.private
     assert list(files_of(online)) == [".gitattributes"]

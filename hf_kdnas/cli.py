@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_kdnas.cli_hub import add_gallery, add_publish, gallery, publish
 from hf_kdnas.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -78,7 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(add("evaluate", _evaluate, "Fine-tune and score a task-agnostic model over GLUE"))
     report = add("report", _report, "Render the report and model card of a run again, from what is on disk")
     report.add_argument("run_dir", metavar="RUN", type=Path, help="folder of the run")
-    _add_publish(add("publish", _publish, "Publish the student of a finished run on the Hub, in one commit"))
+    add_publish(add("publish", publish, "Publish the student of a finished run on the Hub, in one commit"))
+    add_gallery(
+        add("gallery", gallery, "Put what finished runs found beside each other, as a page of Markdown")
+    )
     add("env", _env, "Show versions, processor and ONNX Runtime providers")
     return parser
 
@@ -177,19 +181,6 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--published", action="store_true", help="put published models into the table")
     evaluate.add_argument("--output-dir", metavar="DIR", help="folder of the results (runs/evaluate-NAME)")
     _add_folder_choice(evaluate)
-
-
-def _add_publish(publish: argparse.ArgumentParser) -> None:
-    publish.add_argument("run_dir", metavar="RUN", type=Path, help="folder of the run")
-    publish.add_argument("repo_id", metavar="REPO_ID", help="NAME or OWNER/NAME; made where there is none")
-    publish.add_argument("--private", action="store_true", help="make the repository a private one")
-    publish.add_argument(
-        "--revision", metavar="BRANCH", help="commit to this branch, made where there is none (main)"
-    )
-    publish.add_argument("--pr", action="store_true", help="open a pull request instead")
-    publish.add_argument(
-        "--dry-run", action="store_true", help="list files and sizes, and stop; without network or token"
-    )
 
 
 def _recipe_help() -> str:
@@ -433,23 +424,6 @@ def _report(options: argparse.Namespace) -> None:
     from hf_kdnas import workflows
 
     print(workflows.report(options.run_dir))
-
-
-def _publish(options: argparse.Namespace) -> None:
-    from hf_kdnas import workflows
-
-    names = ("private", "revision", "pr", "dry_run")
-    done = workflows.publish(
-        options.run_dir, options.repo_id, **{name: getattr(options, name) for name in names}
-    )
-    for note in done.notes:
-        print(f"note: {note}", file=sys.stderr)
-    if options.dry_run:
-        for name, size in done.sizes.items():
-            print(f"{size:>12,}  {name}")
-        print(f"{sum(done.sizes.values()):>12,}  bytes in {len(done.sizes)} files, for {done.repo_id}")
-    else:
-        print(done.url)
 
 
 def _env(options: argparse.Namespace) -> None:

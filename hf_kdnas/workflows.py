@@ -14,6 +14,7 @@ from hf_kdnas.evaluation.runs import Evaluation
 from hf_kdnas.evaluation.suite import load_suite
 from hf_kdnas.evaluation.table import render_table
 from hf_kdnas.hub.card import render_card
+from hf_kdnas.hub.gallery import find_results, gallery_text
 from hf_kdnas.hub.publish import Publication, publish_run
 from hf_kdnas.materials import check_room_for_signals
 from hf_kdnas.plan import Plan, plan_distillation, plan_search
@@ -34,6 +35,8 @@ from hf_kdnas.search.trackers import Trackers
 from hf_kdnas.stages import Stages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from accelerate import PartialState
 
     from hf_kdnas.architecture import Architecture
@@ -204,6 +207,18 @@ def publish(
             can't be reached.
     """
     return publish_run(run_dir, repo_id, private=private, revision=revision, pr=pr, dry_run=dry_run)
+
+
+def gallery(folders: Sequence[Path]) -> str:
+    """What runs found, beside each other: a page of Markdown.
+
+    Args:
+        folders: Folders of runs, or folders that hold such.
+
+    Raises:
+        InvalidInput: If a folder holds no finished run.
+    """
+    return gallery_text(find_results(folders))
 
 
 def _open_folder(plan: Plan, processes: PartialState, resume: bool, overwrite: bool) -> RunFolder:

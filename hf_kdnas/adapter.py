@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.errors import InvalidInput, MissingPackage
-from hf_kdnas.resources import resolve_path
+from hf_kdnas.resources import resolve_path, why_not_loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -98,5 +98,5 @@ def _folder(adapter: str) -> Path:
         return Path(snapshot_download(adapter, allow_patterns=[_CONFIG, _WEIGHTS]))
     except (OSError, ValueError) as error:
         raise InvalidInput(
-            _FIELD, adapter, "must be a folder or a Hub id", " ".join(str(error).split())
+            _FIELD, adapter, "must be a folder or a Hub id", why_not_loaded(adapter, error)
         ) from error

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_kdnas.cli_hub import add_gallery, add_publish, gallery, publish
 from hf_kdnas.cli_recipe import Parser, add_folder_choice, add_run, printed, read_recipe
 from hf_kdnas.cli_superlm import add_superlm
 from hf_kdnas.errors import InvalidInput
@@ -71,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(add("evaluate", _evaluate, "Fine-tune and score a task-agnostic model over GLUE"))
     report = add("report", _report, "Render the report and model card of a run again, from what is on disk")
     report.add_argument("run_dir", metavar="RUN", type=Path, help="folder of the run")
+    add_publish(add("publish", publish, "Publish the student of a finished run on the Hub, in one commit"))
+    add_gallery(
+        add("gallery", gallery, "Put what finished runs found beside each other, as a page of Markdown")
+    )
     add("env", _env, "Show versions, processor and ONNX Runtime providers")
     return parser
 

@@ -10,7 +10,7 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.baselines import BASELINES, baseline_architecture
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
-from hf_kdnas.resources import resolve_path
+from hf_kdnas.resources import resolve_path, why_not_loaded
 from hf_kdnas.teacher import without_remarks
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ def is_model(student: str) -> bool:
     return False
 
 
-def student_architecture(student: str, teacher: PretrainedConfig) -> Architecture:
+def student_architecture(
+    student: str, teacher: PretrainedConfig, revision: str | None = None
+) -> Architecture:
     """The shape of a recipe's `student`.
 
     Args:
         student: A baseline's name, an architecture's key, a model's folder or Hub id.
         teacher: The teacher's config.
+        revision: Of a model on the Hub.
 
     Raises:
         InvalidInput: If there is no such model, or its type or its embeddings are not the teacher's.
@@ -48,21 +51,23 @@ def student_architecture(student: str, teacher: PretrainedConfig) -> Architectur
     import hf_kdnas.exact  # noqa: F401  # so that the Auto classes know it
 
     try:
-        config = AutoConfig.from_pretrained(resolve_path(student))
+        config = AutoConfig.from_pretrained(resolve_path(student), revision=revision)
     except (OSError, ValueError) as error:
         raise InvalidInput(
             "student",
             student,
             f"must be {', '.join(BASELINES)}, a key like 4L-312H-1200F-12A-gelu, a model's folder or Hub id",
-            " ".join(str(error).split()),
+            why_not_loaded(student, error),
         ) from error
     return alike_architecture("student", student, config, teacher)
 
 
-def load_student(student: str, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
+def load_student(
+    student: str, teacher: PreTrainedModel, seed: int, revision: str | None = None
+) -> PreTrainedModel:
     """A model that is there already, with the teacher's labels (see `load_alike`)."""
-    shape = student_architecture(student, teacher.config)
-    return load_alike("student", resolve_path(student), shape, teacher, seed)
+    shape = student_architecture(student, teacher.config, revision)
+    return load_alike("student", resolve_path(student), shape, teacher, seed, revision)
 
 
 def alike_architecture(
@@ -100,7 +105,12 @@ def _require_alike(
 
 
 def load_alike(
-    key: str, path: str, shape: Architecture, teacher: PreTrainedModel, seed: int
+    key: str,
+    path: str,
+    shape: Architecture,
+    teacher: PreTrainedModel,
+    seed: int,
+    revision: str | None = None,
 ) -> PreTrainedModel:
     """A model of the teacher's class, with its labels, and with weights of its own.
 
@@ -113,6 +123,7 @@ def load_alike(
         shape: Its shape.
         teacher: The teacher.
         seed: Decides what is drawn, on all ranks alike.
+        revision: Of a model on the Hub.
 
     Raises:
         InvalidInput: If it has no weights for its layers.
@@ -121,6 +132,7 @@ def load_alike(
         torch.manual_seed(seed)
         loaded, found = type(teacher).from_pretrained(
             path,
+            revision=revision,
             config=shape.apply_to(teacher.config),
             use_safetensors=True,
             dtype=torch.float32,

@@ -60,7 +60,8 @@ def prepare_initialiser(plan: Plan, processes: PartialState, narrator: Narrator)
     recipe = plan.recipe
     teacher = prepare_teacher(recipe.teacher, plan.task, recipe.seed, narrator).to(processes.device)
     if plan.student is not None:
-        return Initialiser("given", teacher, given=load_student(plan.student, teacher, recipe.seed).train())
+        given = load_student(plan.student, teacher, recipe.seed, recipe.student_revision)
+        return Initialiser("given", teacher, given=given.train())
     if plan.workflow == "homotopic":
         return Initialiser("copy", teacher)
     if plan.superlms is not None:

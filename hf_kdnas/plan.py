@@ -149,7 +149,7 @@ def plan_distillation(recipe: Recipe) -> Plan:
         MissingPackage: If a package is missing, with the line that installs it.
     """
     known = _load(recipe)
-    student = student_architecture(recipe.student, known.config)
+    student = student_architecture(recipe.student, known.config, recipe.student_revision)
     given = recipe.student if is_model(recipe.student) else None
     if given is None:
         _check_fits("student", {recipe.student: student}, known, recipe.distillation.initialisation)

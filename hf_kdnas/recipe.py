@@ -116,6 +116,7 @@ class DataSection:
         }
     )
     name: str | None = option(None, "configuration of the data set on the Hub")
+    revision: str | None = option(None, "branch, tag or commit of the data set on the Hub")
     data_files: dict[str, str] | None = option(None, "files by split, inside a folder or Hub data set")
     task: Literal[
         "text-classification",
@@ -337,6 +338,7 @@ class Recipe:
         f"what `kdnas distill` makes of the teacher: {', '.join(BASELINES)}, a key like "
         "4L-312H-1200F-12A-gelu, or a model (folder or Hub id) that brings its own weights",
     )
+    student_revision: str | None = option(None, "branch, tag or commit of a student on the Hub")
     compare: CompareSection | None = option(None, "other signals that `kdnas distill` tries on this student")
     superlm: SuperLMSection | None = option(
         None, "what `kdnas superlm` trains: weights that a whole space of students shares"

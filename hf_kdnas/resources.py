@@ -94,6 +94,24 @@ def resolve_path(path: str) -> str:
     return str(found)
 
 
+def why_not_loaded(name: str, error: BaseException) -> str:
+    """The reason on one line; first that the Hub may not be asked, where the place may be one there.
+
+    Args:
+        name: A path or Hub id.
+        error: What loading it raised.
+    """
+    from huggingface_hub import constants
+
+    reason = " ".join(str(error).split())
+    if constants.HF_HUB_OFFLINE and not Path(name).exists():
+        return (
+            f"HF_HUB_OFFLINE is set, and {name} is neither a path nor in the Hub's cache on this machine: "
+            f"unset it for the first time, or give a folder ({reason})"
+        )
+    return reason
+
+
 def resolve_data(path: str) -> tuple[str, str | None]:
     """The place that a recipe's data path stands for, and its configuration on the Hub.
 

@@ -12,14 +12,17 @@ from accelerate import PartialState
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.environment import environment
+from hf_kdnas.hub.sources import teacher_licence
 from hf_kdnas.report.view import part
 from hf_kdnas.search.reward import choose_winner
 from hf_kdnas.tasks import evaluate_model
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from hf_kdnas.latency.measure import LatencyReport
     from hf_kdnas.plan import Plan
-    from hf_kdnas.recipe import ConstraintsSection
+    from hf_kdnas.recipe import ConstraintsSection, TeacherSection
     from hf_kdnas.run import RunFolder
     from hf_kdnas.search.students import FullDistillation, Student
     from hf_kdnas.search.study import Candidate
@@ -82,7 +85,7 @@ def collect_results(
         "task": {
             "kind": task.kind,
             "metric": task.metric,
-            "dataset": task.dataset,
+            "dataset": full_path(task.dataset),
             "columns": list(task.columns),
             "labels": list(task.label_names),
             "rows": {
@@ -92,10 +95,7 @@ def collect_results(
             },
         },
         "teacher": {
-            "model": _absolute(recipe.teacher.model),
-            "base_model": recipe.teacher.base_model,
-            "revision": recipe.teacher.revision,
-            "adapter": recipe.teacher.adapter and _absolute(recipe.teacher.adapter),
+            **teacher_source(recipe.teacher, plan.config),
             "fine_tuned": recipe.teacher.fine_tune is not None,
             "architecture": plan.teacher.key,
             "quality": teacher_quality,
@@ -157,7 +157,24 @@ def _initialisation(plan: Plan) -> str:
     return plan.recipe.distillation.initialisation if plan.student is None else "given"
 
 
-def _absolute(model: str) -> str:
+def teacher_source(section: TeacherSection, config: PretrainedConfig) -> dict[str, Any]:
+    """Where a teacher is from: its names, revision and licence.
+
+    Args:
+        section: The recipe's teacher.
+        config: Its config, as it was loaded.
+    """
+    return {
+        "model": full_path(section.model),
+        "base_model": section.base_model,
+        "revision": section.revision,
+        "commit": getattr(config, "_commit_hash", None),
+        "license": teacher_licence(section),
+        "adapter": section.adapter and full_path(section.adapter),
+    }
+
+
+def full_path(model: str) -> str:
     """A local folder's full path, which nobody takes for a Hub id; anything else as it is."""
     path = Path(model).expanduser()
     return str(path.resolve()) if path.exists() else model

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_kdnas.environment import environment
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.hub.extracted import EXTRACTED, render_extracted_card
 from hf_kdnas.latency.export import get_exporter
 from hf_kdnas.latency.shape import export_shape
 from hf_kdnas.latency.store import LatencyStore
@@ -15,12 +17,14 @@ from hf_kdnas.latency.target import LatencyTarget
 from hf_kdnas.processes import from_first, join_processes
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.resources import cache_dir
-from hf_kdnas.run import RunFolder, require_writable, write_json
+from hf_kdnas.results import full_path, teacher_source
+from hf_kdnas.run import RunFolder, read_json, require_writable, write_json
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.superlm.plan import plan_superlm
-from hf_kdnas.superlm.ranking import within
+from hf_kdnas.superlm.ranking import pareto_front, within
 from hf_kdnas.superlm.run import SuperLMRun
 from hf_kdnas.superlm_proxy import ProxyTrial
+from hf_kdnas.tasks.base import source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,10 +35,6 @@ if TYPE_CHECKING:
     from hf_kdnas.superlm.plan import SuperLMPlan
     from hf_kdnas.superlm.ranking import Member
     from hf_kdnas.superlm_proxy import Proxy
-
-
-# What a student's folder says of where it is from.
-EXTRACTED = "extracted.json"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def extract_student(
     architecture: str | None = None,
     proxy: Proxy | None = None,
 ) -> dict[str, Any]:
-    """Write the best member within a budget as a student's folder.
+    """Write the best member within a budget as a student's folder, with its card.
 
     Members are tried in the order of their held-out loss. Where there is a limit on latency, each is
     measured first, unless a predictor says that it can't keep to it. With a proxy task, the best of them are
@@ -119,7 +119,7 @@ def extract_student(
         InvalidInput: If nothing is ranked yet, no member keeps to the budget, or the task can't be used.
     """
     run = _opened(recipe, resume=True)
-    members = run.ranking()
+    members = ranking = run.ranking()
     if not members:
         raise InvalidInput(
             "superlm",
@@ -147,7 +147,8 @@ def extract_student(
     folder = to or run.folder / "students" / member.architecture.key
     run.extract(member, folder)
     student = {**member.as_dict(), **affordable[member], **chosen}
-    write_json(folder / EXTRACTED, student)
+    write_json(folder / EXTRACTED, {**student, **_origin(run, folder, member, ranking)})
+    render_extracted_card(folder)
     return {**student, "folder": str(folder)}
 
 
@@ -155,6 +156,33 @@ def _check_output(folder: Path) -> None:
     require_writable(folder.parent, "output", "Choose another folder.")
     if folder.exists() and any(folder.iterdir()) and not (folder / EXTRACTED).is_file():
         raise InvalidInput("output", str(folder), "must be new, empty or a student", "Choose another folder.")
+
+
+def _origin(run: SuperLMRun, folder: Path, member: Member, ranking: list[Member]) -> dict[str, Any]:
+    """What a student's card tells of where it is from."""
+    plan, recipe = run.plan, run.recipe
+    return {
+        "workflow": "superlm",
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "model_type": read_json(folder / "config.json")["model_type"],
+        "head": plan.head,
+        "members": len(ranking),
+        "rank": 1 + sum(each.loss < member.loss for each in ranking),
+        "front": [each.as_dict() for each in pareto_front(ranking)],
+        "objectives": plan.objectives,
+        "training": asdict(plan.section.training),
+        "task": {"dataset": full_path(source(recipe.data))},
+        "teacher": {
+            **teacher_source(recipe.teacher, plan.config),
+            "architecture": plan.teacher.key,
+            "parameters": plan.parameters(plan.teacher),
+            "flops": plan.teacher.flops(plan.length),
+        },
+        "latency_target": asdict(recipe.latency),
+        "environment": environment(),
+        "recipe": recipe_to_yaml(recipe),
+    }
 
 
 def _opened(recipe: Recipe, *, resume: bool, overwrite: bool = False) -> SuperLMRun:

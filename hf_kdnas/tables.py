@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.resources import resolve_data, resolve_path, split_files
+from hf_kdnas.resources import resolve_data, resolve_path, split_files, why_not_loaded
 
 if TYPE_CHECKING:
     from hf_kdnas.recipe import DataSection
@@ -95,13 +95,18 @@ def read_splits(data: DataSection, *, streaming: bool = False) -> Any:
     try:
         with _quiet():
             return datasets.load_dataset(
-                path, data.name or configuration, data_files=files, streaming=streaming, **options
+                path,
+                data.name or configuration,
+                data_files=files,
+                revision=data.revision,
+                streaming=streaming,
+                **options,
             )
     # DatasetNotFoundError and EmptyDatasetError are FileNotFoundErrors, going offline a
     # ConnectionError, an unknown configuration or broken file a ValueError.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         # The cause is what says which line of a file is broken.
-        reason = " ".join(str(error.__cause__ or error).split())
+        reason = why_not_loaded(path, error.__cause__ or error)
         raise InvalidInput(
             "data.path",
             data.path if data.name is None else f"{data.path} ({data.name})",

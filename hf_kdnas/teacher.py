@@ -13,7 +13,7 @@ from hf_kdnas.content import rows_hash, settings_hash, weights_hash
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.precision import resolve_attention
-from hf_kdnas.resources import cache_dir, resolve_path
+from hf_kdnas.resources import cache_dir, resolve_path, why_not_loaded
 from hf_kdnas.run import atomic_folder
 from hf_kdnas.tasks.base import auto_class
 
@@ -125,7 +125,7 @@ def _from_pretrained(auto_class: Any, section: TeacherSection, **options: Any) -
             "teacher.model",
             section.model,
             "must be a Hub id, a folder with a model and its tokenizer, or package:NAME/FOLDER",
-            f"{' '.join(str(error).split())}",
+            why_not_loaded(section.model, error),
         ) from error
 
 

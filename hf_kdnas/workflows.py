@@ -15,6 +15,8 @@ from hf_kdnas.evaluation.suite import load_suite
 from hf_kdnas.evaluation.table import render_table
 from hf_kdnas.homotopic.plan import plan_homotopic
 from hf_kdnas.hub.card import render_card
+from hf_kdnas.hub.gallery import find_results, gallery_text
+from hf_kdnas.hub.publish import Publication, publish_run
 from hf_kdnas.materials import check_room_for_signals
 from hf_kdnas.plan import Plan, plan_distillation, plan_search
 from hf_kdnas.processes import join_processes
@@ -35,6 +37,8 @@ from hf_kdnas.search.trackers import Trackers
 from hf_kdnas.stages import Stages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from accelerate import PartialState
 
     from hf_kdnas.architecture import Architecture
@@ -210,6 +214,44 @@ def report(run_dir: Path) -> Path:
     """Render a run's report and model card again, from its results.json alone."""
     render_card(run_dir)
     return render_report(run_dir)
+
+
+def publish(
+    run_dir: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    pr: bool = False,
+    dry_run: bool = False,
+) -> Publication:
+    """Publish a finished run's student on the Hub, with its card, report and record, in one commit.
+
+    Args:
+        run_dir: Folder of the run, which is only read.
+        repo_id: NAME or OWNER/NAME; made where there is none.
+        private: Make it a private one.
+        revision: Branch to commit to, made where there is none; None means main.
+        pr: Open a pull request instead.
+        dry_run: Only say what would be sent; needs neither network nor token.
+
+    Raises:
+        InvalidInput: If the run isn't finished, the token, the name or the card won't do, or the Hub
+            can't be reached.
+    """
+    return publish_run(run_dir, repo_id, private=private, revision=revision, pr=pr, dry_run=dry_run)
+
+
+def gallery(folders: Sequence[Path]) -> str:
+    """What runs found, beside each other: a page of Markdown.
+
+    Args:
+        folders: Folders of runs, or folders that hold such.
+
+    Raises:
+        InvalidInput: If a folder holds no finished run.
+    """
+    return gallery_text(find_results(folders))
 
 
 def _open_folder(plan: Plan, processes: PartialState, resume: bool, overwrite: bool) -> RunFolder:

@@ -100,11 +100,15 @@ def tiny_roberta_config():
 @pytest.fixture
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory):
     """A real fast BERT tokenizer over a small vocabulary."""
+    return _tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def _tokenizer(folder: Path):
     from transformers import BertTokenizerFast
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     vocabulary += [f"[unused{index}]" for index in range(120 - len(vocabulary))]
-    file = tmp_path_factory.mktemp("tokenizer") / "vocab.txt"
+    file = folder / "vocab.txt"
     file.write_text("\n".join(vocabulary), encoding="utf-8")
     return BertTokenizerFast(vocab=str(file), vocab_file=str(file), model_max_length=64)
 
@@ -125,15 +129,35 @@ def make_model() -> Callable:
 @pytest.fixture
 def tiny_project(tmp_path: Path, tiny_bert_config, tiny_tokenizer) -> Path:
     """A folder with a tiny teacher without a head, reviews, and a recipe that is done in seconds."""
+    return _project(tmp_path, tiny_bert_config, tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished `kdnas distill` of the tiny project, in `run`; only to be read."""
+    from transformers import BertConfig
+
+    from hf_kdnas import cli
+
+    folder = tmp_path_factory.mktemp("tiny-run")
+    _project(folder, BertConfig(**_SIZES, num_labels=2), _tokenizer(folder))
+    arguments = ["distill", "--config", str(folder / "recipe.yaml"), "--student", "2L-16H-32F-2A-gelu"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDNAS_CACHE", str(folder / "kdnas-cache"))
+        assert cli.main(arguments) == 0
+    return folder / "run"
+
+
+def _project(folder: Path, config, tokenizer) -> Path:
     import random
 
     import torch
     from transformers import BertModel
 
     torch.manual_seed(0)
-    tiny_bert_config.hidden_dropout_prob = tiny_bert_config.attention_probs_dropout_prob = 0.0
-    BertModel(tiny_bert_config).save_pretrained(tmp_path / "base")
-    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    BertModel(config).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
     rng = random.Random(0)
     good, bad, other = WORDS[13:19], WORDS[19:25], WORDS[:13]
     lines = ["text,label"]
@@ -142,16 +166,16 @@ def tiny_project(tmp_path: Path, tiny_bert_config, tiny_tokenizer) -> Path:
         words = rng.choices(other, k=rng.randint(2, 12)) + rng.choices(good if label == "fresh" else bad, k=2)
         rng.shuffle(words)
         lines.append(f"{' '.join(words)},{label}")
-    (tmp_path / "reviews.csv").write_text("\n".join(lines), encoding="utf-8")
-    (tmp_path / "recipe.yaml").write_text(
+    (folder / "reviews.csv").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
         f"""
 name: tiny
-output_dir: {tmp_path / "run"}
+output_dir: {folder / "run"}
 teacher:
-  model: {tmp_path / "base"}
+  model: {folder / "base"}
   fine_tune: {{epochs: 4, learning_rate: 3e-3, batch_size: 16, precision: fp32}}
 data:
-  path: {tmp_path / "reviews.csv"}
+  path: {folder / "reviews.csv"}
   text: text
   labels: [rotten, fresh]
   max_length: 32
@@ -170,4 +194,4 @@ latency: {{sequence_length: 16, rounds: 5, warmup: 1}}
 """,
         encoding="utf-8",
     )
-    return tmp_path
+    return folder

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,10 +11,21 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hf_kdnas.families.exact_bert import EXACT_BERT
+from hf_kdnas.hub.merge import TAG, write_card
+from hf_kdnas.hub.sources import (
+    adapter_name,
+    base_model,
+    dataset_name,
+    hub_dataset,
+    licence,
+    teacher_name,
+    teacher_revision,
+)
 from hf_kdnas.report import view
 from hf_kdnas.report.formats import FORMATS
+from hf_kdnas.report.plots import pareto_picture
 from hf_kdnas.resources import resource_dir
-from hf_kdnas.run import write_text
+from hf_kdnas.run import write_bytes
 
 # By workflow.
 TEMPLATES = {"search": "kd_nas.md.jinja", "distill": "distillation.md.jinja"}
@@ -23,20 +33,24 @@ TEMPLATES = {"search": "kd_nas.md.jinja", "distill": "distillation.md.jinja"}
 # The Hub's names of our metrics.
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
-TAGS = ["hf-kdnas", "knowledge-distillation", "onnx"]
+TAGS = [TAG, "distillation", "knowledge-distillation", "onnx"]
+# Where objectives are from. Those without a paper of their own are left out.
+CITATIONS = {
+    "logits": "Output distributions: [Hinton et al., 2015](https://arxiv.org/abs/1503.02531).",
+    "relations": "Relations of queries, keys and values: [MiniLMv2](https://arxiv.org/abs/2012.15828).",
+}
+
 SEARCH_TAG = "neural-architecture-search"
 
 # Kinds of tasks that are named as their pipelines are; the others are text classification.
 _PIPELINES = ("token-classification", "question-answering", "fill-mask", "sentence-similarity")
 
-_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
-_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".bz2", ".gz", ".xz", ".zip", ".zst"}
-
 
 def render_card(run_dir: Path) -> Path:
     """Write `README.md` into a run's folder and into its `student/`, where that is there.
 
-    Everything in it comes from `results.json`, so that it can be made again at any time.
+    Everything in it comes from `results.json`, so that it can be made again at any time; what a
+    person added to the files stays (see `merge_cards`).
 
     Args:
         run_dir: Folder of a run.
@@ -47,36 +61,46 @@ def render_card(run_dir: Path) -> Path:
     Raises:
         InvalidInput: If the run has no results.json.
     """
-    card = card_text(view.load_results(run_dir))
-    if (run_dir / "student").is_dir():
-        write_text(run_dir / "student" / "README.md", card)
-    path = run_dir / "README.md"
-    write_text(path, card)
-    return path
+    results = view.load_results(run_dir)
+    card, pictures = card_text(results), card_pictures(results)
+    for folder in (run_dir, run_dir / "student"):
+        if folder.is_dir():
+            write_card(folder / "README.md", card)
+            for name, content in pictures.items():
+                write_bytes(folder / name, content)
+    return run_dir / "README.md"
 
 
-def card_text(results: Mapping[str, Any]) -> str:
-    """The card: metadata for the Hub, then Markdown.
+def card_pictures(results: Mapping[str, Any]) -> dict[str, bytes]:
+    """The pictures that a card shows, by name.
 
     Args:
         results: What results.json holds.
     """
-    environment = Environment(
-        loader=FileSystemLoader(resource_dir("model_cards")),
-        autoescape=False,  # Markdown
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(FORMATS, cell=_cell, options=_options)
-    return environment.get_template(TEMPLATES[results["workflow"]]).render(
+    if results["workflow"] != "search":
+        return {}
+    return {"pareto.png": pareto_picture(results, view.rows(results))}
+
+
+def card_text(results: Mapping[str, Any], repo_id: str | None = None) -> str:
+    """The card: metadata for the Hub, then Markdown.
+
+    Args:
+        results: What results.json holds.
+        repo_id: The repository that it is for; None where there is none yet.
+    """
+    template = card_environment().get_template(TEMPLATES[results["workflow"]])
+    return template.render(
         metadata=card_data(results).to_yaml().strip(),
         results=results,
+        repo_id=repo_id or results["name"],
         recipe=yaml.safe_load(results["recipe"]),
-        teacher_name=_teacher_name(results),
-        adapter_name=_adapter_name(results),
-        dataset_name=_dataset_name(results),
+        teacher_name=teacher_name(results),
+        teacher_revision=teacher_revision(results),
+        licence=licence(results),
+        citations=citations(results["distillation"]["objectives"]),
+        adapter_name=adapter_name(results),
+        dataset_name=dataset_name(results),
         models=view.rows(results),
         view=view,
         pipeline=_pipeline(results),
@@ -86,16 +110,31 @@ def card_text(results: Mapping[str, Any]) -> str:
     )
 
 
+def card_environment() -> Environment:
+    """What templates of cards are rendered in."""
+    environment = Environment(
+        loader=FileSystemLoader(resource_dir("model_cards")),
+        autoescape=False,  # Markdown
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(FORMATS, cell=_cell, options=_options, ordinal=_ordinal)
+    return environment
+
+
 def card_data(results: Mapping[str, Any]) -> ModelCardData:
     """The metadata; what isn't known (language, licence) is left out.
 
     Args:
         results: What results.json holds.
     """
-    dataset, _ = _hub_dataset(results)
+    dataset, _ = hub_dataset(results)
     return ModelCardData(
         model_name=results["name"],
-        base_model=_hub_teacher(results),
+        **base_model(results),
+        **licence(results),
         datasets=dataset,
         library_name="sentence-transformers"
         if _pipeline(results) == "sentence-similarity"
@@ -105,6 +144,15 @@ def card_data(results: Mapping[str, Any]) -> ModelCardData:
         tags=[*TAGS, SEARCH_TAG] if results["workflow"] == "search" else TAGS,
         eval_results=_eval_results(results),
     )
+
+
+def citations(objectives: Iterable[str]) -> list[str]:
+    """Where the objectives are from, as Markdown.
+
+    Args:
+        objectives: Their names.
+    """
+    return [CITATIONS[name] for name in objectives if name in CITATIONS]
 
 
 def _pipeline(results: Mapping[str, Any]) -> str:
@@ -138,9 +186,9 @@ def _usage(task: Mapping[str, Any]) -> dict[str, str]:
 def _eval_results(results: Mapping[str, Any]) -> list[EvalResult]:
     if _pipeline(results) == "sentence-similarity":
         return []  # likeness to the teacher is no evaluation on the data set
-    dataset, configuration = _hub_dataset(results)
+    dataset, configuration = hub_dataset(results)
     data = yaml.safe_load(results["recipe"]).get("data", {})
-    name = _dataset_name(results)
+    name = dataset_name(results)
     return [
         EvalResult(
             task_type=_pipeline(results),
@@ -160,54 +208,15 @@ def _hub_metric(name: str) -> str:
     return HUB_METRICS.get(name, name.rpartition(":")[2].rpartition("/")[2])
 
 
-def _hub_teacher(results: Mapping[str, Any]) -> str | None:
-    """The teacher's Hub id, or None: a path on somebody's disk is never a `base_model`."""
-    teacher = results["teacher"]
-    names = (teacher["base_model"], teacher["model"])
-    return next((name for name in names if name and is_hub_id(name)), None)
-
-
-def _teacher_name(results: Mapping[str, Any]) -> str:
-    """The teacher as a reader may know it: its Hub id, else the last part of its path."""
-    return _hub_teacher(results) or PurePosixPath(results["teacher"]["model"].removeprefix("package:")).name
-
-
-def _adapter_name(results: Mapping[str, Any]) -> str | None:
-    """The adapter that was merged into the teacher, likewise; None where there was none."""
-    adapter = results["teacher"]["adapter"]
-    return adapter if adapter is None or is_hub_id(adapter) else PurePosixPath(adapter).name
-
-
-def _hub_dataset(results: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The data set's Hub id and configuration, where it is on the Hub."""
-    data = yaml.safe_load(results["recipe"]).get("data", {})
-    path, configuration = data.get("path", ""), data.get("name")
-    if path.startswith("data:glue/"):
-        path, configuration = "nyu-mll/glue", path.removeprefix("data:glue/")
-    return (path, configuration) if is_hub_id(path) else (None, None)
-
-
-def _dataset_name(results: Mapping[str, Any]) -> str:
-    """The data set as a reader may know it."""
-    dataset, configuration = _hub_dataset(results)
-    if dataset:
-        return f"{dataset} ({configuration})" if configuration else dataset
-    return PurePosixPath(results["task"]["dataset"]).name.split(".")[0]
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a recipe's model or data set is a repository on the Hub, not a path.
-
-    Args:
-        name: As the recipe says it.
-    """
-    looks_like_one = _HUB_ID.fullmatch(name) is not None and PurePosixPath(name).suffix not in _FILES
-    return looks_like_one and not Path(name).exists()
-
-
 def _cell(text: str) -> str:
     """Text for a cell of a Markdown table."""
     return text.replace("|", "\\|")
+
+
+def _ordinal(number: int) -> str:
+    """A place: `1st`, `12th`."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _options(options: Mapping[str, Any]) -> str:

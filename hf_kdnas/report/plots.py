@@ -109,33 +109,47 @@ def pareto_plot(results: Mapping[str, Any], models: Sequence[Row]) -> str:
     Returns:
         An SVG element.
     """
-    teacher_ms = results["teacher"]["latency_ms"]
     with matplotlib.rc_context(_SETTINGS):
-        figure, axes = _figure()
-        candidates = [
-            Point(teacher_ms * each["ratio"], each["quality"])
-            for each in results["candidates"]
-            if each["quality"] is not None
-        ]
-        floor = _floor([each.quality for each in models])
-        _scatter_down_to(floor, axes, candidates, "candidates, trained for a short time")
-        _draw_front(axes, [point for point in candidates if point.y >= floor], _CANDIDATES.colour, ":")
-        labelled: list[Point] = []
-        for role, mark in _MARKS.items():
-            points = [
-                Point(teacher_ms / each.speedup, each.quality, _label(each))
-                for each in models
-                if each.role == role
-            ]
-            _scatter(axes, points, mark, role)
-            labelled += points
-        _draw_front(axes, labelled, "#374151", "-")
-        _latency_axis(axes, [point.x for point in (*candidates, *labelled)])
-        axes.set_ylabel(results["task"]["metric"])
-        axes.margins(y=0.12)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
-        _place_labels(figure, axes, labelled)
+        figure = _pareto_figure(results, models)
         return _svg(figure, "pareto", "Quality against latency of the teacher and all students")
+
+
+def pareto_picture(results: Mapping[str, Any], models: Sequence[Row]) -> bytes:
+    """The same as a PNG, for pages that show no SVG."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_SETTINGS):
+        # Without metadata the same results give the same file.
+        _pareto_figure(results, models).savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _pareto_figure(results: Mapping[str, Any], models: Sequence[Row]) -> Figure:
+    teacher_ms = results["teacher"]["latency_ms"]
+    figure, axes = _figure()
+    candidates = [
+        Point(teacher_ms * each["ratio"], each["quality"])
+        for each in results["candidates"]
+        if each["quality"] is not None
+    ]
+    floor = _floor([each.quality for each in models])
+    _scatter_down_to(floor, axes, candidates, "candidates, trained for a short time")
+    _draw_front(axes, [point for point in candidates if point.y >= floor], _CANDIDATES.colour, ":")
+    labelled: list[Point] = []
+    for role, mark in _MARKS.items():
+        points = [
+            Point(teacher_ms / each.speedup, each.quality, _label(each))
+            for each in models
+            if each.role == role
+        ]
+        _scatter(axes, points, mark, role)
+        labelled += points
+    _draw_front(axes, labelled, "#374151", "-")
+    _latency_axis(axes, [point.x for point in (*candidates, *labelled)])
+    axes.set_ylabel(results["task"]["metric"])
+    axes.margins(y=0.12)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    _place_labels(figure, axes, labelled)
+    return figure
 
 
 def course_plot(results: Mapping[str, Any]) -> str | None:

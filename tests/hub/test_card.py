@@ -12,11 +12,13 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.hub.card import card_data, card_text, is_hub_id, render_card
+from hf_kdnas.hub.card import card_data, card_text, render_card
+from hf_kdnas.hub.sources import is_hub_id, teacher_licence
+from hf_kdnas.recipe import TeacherSection
 from hf_kdnas.resources import resource_dir
 
 KNOWN_KEYS = {
-    *("base_model", "datasets", "library_name", "license", "metrics"),
+    *("base_model", "base_model_relation", "datasets", "library_name", "license", "metrics"),
     *("model-index", "pipeline_tag", "tags"),
 }
 
@@ -37,6 +39,8 @@ def test_it_lies_in_the_run_and_in_the_student(tmp_path: Path, results: dict[str
     card = ModelCard.load(tmp_path / "student" / "README.md")
     assert card.text.strip().startswith("# made-up")
     assert (tmp_path / "README.md").read_text() == (tmp_path / "student" / "README.md").read_text()
+    assert "](pareto.png)" in card.text
+    assert (tmp_path / "student" / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_metadata_are_what_the_hub_takes(results: dict[str, Any]) -> None:
@@ -44,6 +48,9 @@ def test_the_metadata_are_what_the_hub_takes(results: dict[str, Any]) -> None:
     data = card.data.to_dict()
     assert set(data) <= KNOWN_KEYS
     assert data["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert data["base_model_relation"] == "finetune"
+    assert data["license"] == "apache-2.0"
+    assert {"kdnas", "distillation", "neural-architecture-search", "onnx"} <= set(data["tags"])
     assert data["datasets"] == "nyu-mll/glue"
     assert data["pipeline_tag"] == "text-classification"
     (result,) = card.data.eval_results
@@ -75,6 +82,7 @@ def test_paths_on_somebodys_disk_stay_there(tmp_path: Path, results: dict[str, A
     assert "distilled from **mine**" in text
     data = ModelCard(text).data
     assert data.base_model is None
+    assert "base_model_relation" not in data.to_dict()
     assert data.datasets is None
     assert data.eval_results[0].dataset_type == "reviews"
 
@@ -115,7 +123,7 @@ def test_tables_have_the_columns_that_their_heads_say(results: dict[str, Any]) -
     for int8 in (results["student"]["int8"], None):
         results["student"]["int8"] = int8
         tables = re.findall(r"(?:^\|.*\|$\n)+", card_text(results), re.MULTILINE)
-        assert len(tables) == 2
+        assert len(tables) == 3
         for table in tables:
             assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
@@ -133,8 +141,10 @@ def test_a_teacher_of_no_quality_divides_nothing(results: dict[str, Any]) -> Non
 
 
 def test_the_code_in_it_is_python(results: dict[str, Any]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", card_text(results), re.DOTALL)
-    compile(code, "card", "exec")
+    blocks = re.findall(r"```python\n(.*?)```", card_text(results), re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:
+        compile(code, "card", "exec")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +156,7 @@ def test_a_model_with_code_of_its_own_says_so(results: dict[str, Any], kind: str
     assert "trust_remote_code" not in card_text(results)
     results["student"]["model_type"] = "exact-bert"
     text = card_text(results)
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]  # type: ignore[index]
     compile(code, "card", "exec")
     assert code.count("trust_remote_code=True)") == loads
     assert "It is a stock" not in text
@@ -168,8 +178,55 @@ def test_a_run_without_results_is_refused(tmp_path: Path) -> None:
 
 def test_the_name_in_the_code_is_a_string(results: dict[str, Any]) -> None:
     results["name"] = 'a "quoted" name'
-    (code,) = re.findall(r"```python\n(.*?)```", card_text(results), re.DOTALL)
-    compile(code, "card", "exec")
+    for code in re.findall(r"```python\n(.*?)```", card_text(results), re.DOTALL):
+        compile(code, "card", "exec")
+
+
+def test_the_licence_is_the_teachers(tmp_path: Path, results: dict[str, Any]) -> None:
+    section = TeacherSection(model=str(tmp_path))
+    assert teacher_licence(section) == {}
+    for front, found in {
+        "license: other\nlicense_name: mine\nlicense_link: LICENSE": {
+            "license": "other",
+            "license_name": "mine",
+            "license_link": "LICENSE",
+        },
+        "license: mit": {"license": "mit"},
+        "license: [mit, other]": {},
+        "license: [mit": {},
+        "- a": {},
+    }.items():
+        (tmp_path / "README.md").write_text(f"---\n{front}\n---\n# A teacher\n")
+        assert teacher_licence(section) == found
+    results["teacher"]["license"] = {"license": "mit"}
+    assert "The licence above is the teacher's." in card_text(results)
+    results["teacher"]["license"] = {}
+    assert "license" not in card_data(results).to_dict()
+    assert "Licences of the teacher and of the data may bind it" in card_text(results)
+
+
+def test_results_of_older_versions_have_a_card_too(results: dict[str, Any]) -> None:
+    del results["teacher"]["license"], results["teacher"]["commit"]
+    assert "license" not in card_data(results).to_dict()
+    assert "# made-up" in card_text(results)
+
+
+def test_the_teachers_revision_is_named(results: dict[str, Any]) -> None:
+    results["teacher"] |= {"revision": "v2", "commit": None}
+    assert "(6L-384H-1536F-12A-gelu, revision v2)" in card_text(results)
+    results["teacher"]["commit"] = "0123456789abcdef" * 2
+    assert "revision 0123456789ab)" in card_text(results)
+
+
+def test_methods_are_cited(results: dict[str, Any]) -> None:
+    results["search"]["sampler"] = "tpe"
+    text = card_text(results)
+    assert "arxiv.org/abs/1503.02531" in text
+    assert "2012.15828" not in text
+    results["distillation"]["objectives"] = {"relations": {}}
+    assert "arxiv.org/abs/2012.15828" in card_text(results)
+    results["distillation"]["objectives"] = {"hidden": {}}
+    assert "## Citation" not in card_text(results)
 
 
 def test_the_rendered_example_is_up_to_date(results: dict[str, Any]) -> None:

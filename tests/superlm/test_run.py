@@ -67,6 +67,11 @@ def test_train_rank_and_extract(recipe_file, capsys, tmp_path) -> None:
     limit = str(smallest["parameters"])
     assert run("extract", recipe_file, "--parameters", limit, "--output", str(target)) == 0
     assert smallest["architecture"] in capsys.readouterr().out
+    card = (target / "README.md").read_text(encoding="utf-8")
+    assert f"# tiny {smallest['architecture']}\n" in card
+    assert "distilled from **teacher**" in card
+    assert "base_model" not in card
+    assert str(tmp_path) not in card
     student = AutoModel.from_pretrained(target).eval()
     assert sum(each.numel() for each in student.parameters()) == smallest["parameters"]
     assert AutoTokenizer.from_pretrained(target)("the film")["input_ids"]

@@ -12,14 +12,12 @@ from accelerate import PartialState
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.environment import environment
-from hf_kdnas.hub.sources import teacher_licence
+from hf_kdnas.hub.sources import hub_commit, teacher_licence
 from hf_kdnas.report.view import part
 from hf_kdnas.search.reward import choose_winner
 from hf_kdnas.tasks import evaluate_model
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
     from hf_kdnas.latency.measure import LatencyReport
     from hf_kdnas.plan import Plan
     from hf_kdnas.recipe import ConstraintsSection, TeacherSection
@@ -95,7 +93,7 @@ def collect_results(
             },
         },
         "teacher": {
-            **teacher_source(recipe.teacher, plan.config),
+            **teacher_source(recipe.teacher),
             "fine_tuned": recipe.teacher.fine_tune is not None,
             "architecture": plan.teacher.key,
             "quality": teacher_quality,
@@ -157,18 +155,17 @@ def _initialisation(plan: Plan) -> str:
     return plan.recipe.distillation.initialisation if plan.student is None else "given"
 
 
-def teacher_source(section: TeacherSection, config: PretrainedConfig) -> dict[str, Any]:
+def teacher_source(section: TeacherSection) -> dict[str, Any]:
     """Where a teacher is from: its names, revision and licence.
 
     Args:
         section: The recipe's teacher.
-        config: Its config, as it was loaded.
     """
     return {
         "model": full_path(section.model),
         "base_model": section.base_model,
         "revision": section.revision,
-        "commit": getattr(config, "_commit_hash", None),
+        "commit": hub_commit(section.model, section.revision),
         "license": teacher_licence(section),
         "adapter": section.adapter and full_path(section.adapter),
     }

@@ -174,7 +174,7 @@ def _origin(run: SuperLMRun, folder: Path, member: Member, ranking: list[Member]
         "training": asdict(plan.section.training),
         "task": {"dataset": full_path(source(recipe.data))},
         "teacher": {
-            **teacher_source(recipe.teacher, plan.config),
+            **teacher_source(recipe.teacher),
             "architecture": plan.teacher.key,
             "parameters": plan.parameters(plan.teacher),
             "flops": plan.teacher.flops(plan.length),

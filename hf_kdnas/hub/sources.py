@@ -102,6 +102,23 @@ def licence(results: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def hub_commit(name: str, revision: str | None) -> str | None:
+    """The commit that a model was loaded from, as the Hub's cache knows it; None for folders of one's own.
+
+    Args:
+        name: Folder or Hub id.
+        revision: What was asked for.
+    """
+    from transformers.utils.hub import cached_file
+
+    try:
+        path = cached_file(resolve_path(name), "config.json", revision=revision, local_files_only=True)
+    except OSError:
+        return None
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(path or "").as_posix())
+    return found[1] if found else None
+
+
 def teacher_licence(section: TeacherSection) -> dict[str, str]:
     """What the teacher's own card says of its licence; empty where there is none, or it can't be read.
 

@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 from hf_kdnas import cli
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.publish import publish_run
+from hf_kdnas.latency.export.optimum import OptimumExporter
 
 sys.path.insert(0, str(Path(__file__).parent))
 from loopback_hub import FAULTS, Hub, put
@@ -25,6 +26,7 @@ REPO = "someone/tiny"
 # Answers with a model of the Hub, where hf_kdnas can't be imported.
 STRANGER = """
 import json, sys
+from importlib.util import find_spec
 
 class Blocked:
     def find_spec(self, name, *_):
@@ -33,6 +35,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 import torch
+from huggingface_hub import hf_hub_download
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 repo, texts = sys.argv[1], sys.argv[2:]
@@ -40,8 +43,17 @@ tokenizer = AutoTokenizer.from_pretrained(repo)
 model = AutoModelForSequenceClassification.from_pretrained(repo).eval()
 with torch.inference_mode():
     logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
-labels = [each["label"] for each in pipeline("text-classification", model=repo)(texts)]
-print(json.dumps({"logits": logits.tolist(), "labels": labels}))
+found = {"logits": logits.tolist()}
+found["labels"] = [each["label"] for each in pipeline("text-classification", model=repo)(texts)]
+if find_spec("optimum") is not None:
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+
+    model = ORTModelForSequenceClassification.from_pretrained(repo, subfolder="onnx")
+    found["onnx"] = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.tolist()
+# What the card says, too.
+for code in open(hf_hub_download(repo, "README.md")).read().split("```python")[1:]:
+    exec(code.split("```")[0])
+print(json.dumps(found))
 """
 
 
@@ -85,6 +97,9 @@ def test_a_published_student_answers_strangers_as_it_does_here(
     with torch.inference_mode():
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
     assert torch.equal(logits, torch.tensor(found["logits"]))
+    assert ("onnx" in found) == OptimumExporter.available()  # there is no Optimum for Transformers 5
+    torch.testing.assert_close(torch.tensor(found.get("onnx", found["logits"])), logits, atol=1e-4, rtol=0)
+    assert "'label': " in answer.stdout  # printed by the card's code
     assert found["labels"] == [model.config.id2label[int(each.argmax())] for each in logits]
 
 
@@ -360,7 +375,7 @@ def test_a_hub_that_stays_broken_leaves_nothing_half_done(online: Hub, run_dir: 
         online.repos.clear()
         online.large.clear()
         online.begin((number, fault), persistent=True)
-        with pytest.raises(InvalidInput, match=r"429|500|reached|reset|aborted|closed"):
+        with pytest.raises(InvalidInput, match=r"429|rate limit|500|reached|reset|aborted|closed"):
             publish_run(run_dir, REPO)
         if REPO in online.repos:
             assert list(files_of(online)) == [".gitattributes"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +79,14 @@ def tiny_families() -> set[str]:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep fine-tuned teachers and signals of tests out of the user's cache."""
     monkeypatch.setenv("KDNAS_CACHE", str(tmp_path / "kdnas-cache"))
+
+
+@pytest.fixture(autouse=True)
+def _no_compiling_afterwards() -> Iterator[None]:
+    """TrainingArguments with `torch_compile` leaves that wish in the environment, for every later Trainer."""
+    yield
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO_")]:
+        del os.environ[name]
 
 
 @pytest.fixture

@@ -178,9 +178,13 @@ def test_a_masked_language_model_with_all_terms(project: Path, tiny_bert_config)
     from transformers import BertForMaskedLM
 
     torch.manual_seed(0)
-    BertForMaskedLM(tiny_bert_config).save_pretrained(project / "base")
+    teacher = BertForMaskedLM(tiny_bert_config)
+    with torch.no_grad():
+        teacher.cls.predictions.bias[5] = 5.0  # it says one word all the time, which is right now and then
+    teacher.save_pretrained(project / "base")
     recipe = yaml.safe_load((project / "recipe.yaml").read_text(encoding="utf-8"))
     recipe["data"] = {"task": "fill-mask", "path": str(project / "reviews.csv"), "max_length": 32}
+    recipe["data"]["mlm_probability"] = 0.5
     recipe["teacher"].pop("fine_tune")
     terms = ("task", "mlm", "hidden", "attention", "embeddings")
     recipe["distillation"]["objectives"] = {name: {} for name in terms}

@@ -137,7 +137,7 @@ def test_the_best_are_fine_tuned_and_scored_on_rows_held_out_of_training(
     assert {split for each in scores for split in each} == {"held_out"}
     assert found["proxy"]["score"] == max(each["held_out"]["accuracy"] for each in scores) > 0.7
     kept = read_json(Path(found["folder"]) / "extracted.json")
-    assert kept == {name: value for name, value in found.items() if name != "folder"}
+    assert {name: kept[name] for name in found if name != "folder"}.items() <= found.items()
     assert not (Path(recipe.output_dir) / "proxy" / "students").exists()
 
 

@@ -81,14 +81,14 @@ def _rank(options: argparse.Namespace) -> None:
     recipe = read_recipe(options)
     from hf_kdnas import superlm_workflows
     from hf_kdnas.processes import leave_processes
-    from hf_kdnas.superlm.ranking import pareto_front
+    from hf_kdnas.superlm.ranking import best_by_size
 
     try:
         members = superlm_workflows.rank_superlms(recipe)
     finally:
         leave_processes()
     print(f"{len(members)} members; those that no smaller one beats:")
-    for member in pareto_front(members):
+    for member in best_by_size(members):
         size, flops = f"{member.parameters / 1e6:.1f} M", f"{member.flops / 1e9:.2f} GFLOPs"
         print(
             f"  {member.architecture.key:30}  {size:>8}  {flops:>13}  loss {member.loss:.4g}  {member.space}"

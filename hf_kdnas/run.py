@@ -8,11 +8,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from hf_kdnas.progress import Narrator
 
 
 def write_text(path: Path, text: str) -> None:
@@ -147,6 +150,13 @@ class RunFolder:
             seconds = self.seconds()
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 2)
             write_json(self.path / "seconds.json", seconds)
+
+    @contextmanager
+    def stage(self, name: str, what: str, narrator: Narrator) -> Iterator[None]:
+        """Say what begins, and add its seconds to those of a stage, both on the process that speaks."""
+        narrator.say(what)
+        with self.timed(name) if narrator.speaks else nullcontext():
+            yield
 
     def seconds(self) -> dict[str, float]:
         """Seconds spent so far, by stage."""

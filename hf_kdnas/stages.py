@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -68,15 +68,9 @@ class Stages:
             store=LatencyStore(cache_dir() / "latency"),
         )
 
-    @contextmanager
-    def stage(self, name: str, what: str) -> Iterator[None]:
+    def stage(self, name: str, what: str) -> AbstractContextManager[None]:
         """Say what begins, and add its seconds to the run's."""
-        self.narrator.say(what)
-        if self.processes.is_main_process:
-            with self.folder.timed(name):
-                yield
-        else:
-            yield
+        return self.folder.stage(name, what, self.narrator)
 
     def export_reference(self) -> None:
         """Export the teacher's shape, which students are timed in turn with (on rank 0)."""

@@ -16,7 +16,7 @@ from hf_kdnas.evaluation.table import render_table
 from hf_kdnas.homotopic.plan import plan_homotopic
 from hf_kdnas.hub.card import render_card
 from hf_kdnas.hub.gallery import find_results, gallery_text
-from hf_kdnas.hub.publish import Publication, publish_run
+from hf_kdnas.hub.publish import publish_run
 from hf_kdnas.materials import check_room_for_signals
 from hf_kdnas.plan import Plan, plan_distillation, plan_search
 from hf_kdnas.processes import join_processes
@@ -216,30 +216,7 @@ def report(run_dir: Path) -> Path:
     return render_report(run_dir)
 
 
-def publish(
-    run_dir: Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    pr: bool = False,
-    dry_run: bool = False,
-) -> Publication:
-    """Publish a finished run's student on the Hub, with its card, report and record, in one commit.
-
-    Args:
-        run_dir: Folder of the run, which is only read.
-        repo_id: NAME or OWNER/NAME; made where there is none.
-        private: Make it a private one.
-        revision: Branch to commit to, made where there is none; None means main.
-        pr: Open a pull request instead.
-        dry_run: Only say what would be sent; needs neither network nor token.
-
-    Raises:
-        InvalidInput: If the run isn't finished, the token, the name or the card won't do, or the Hub
-            can't be reached.
-    """
-    return publish_run(run_dir, repo_id, private=private, revision=revision, pr=pr, dry_run=dry_run)
+publish = publish_run
 
 
 def gallery(folders: Sequence[Path]) -> str:

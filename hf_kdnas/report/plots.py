@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from hf_kdnas.pareto import pareto_front
 from hf_kdnas.report.view import Row
-from hf_kdnas.search.pareto import pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -55,12 +55,11 @@ class HeldOut:
         """A member's loss, a mean over all windows."""
         criterion, subnet = self.losses[member], superlm.subnet(member)
         capture = Capture(subnet.skeleton, criterion.student_signals)
-        total, units = torch.zeros((), device=self.device), 0.0
+        total = torch.zeros((), device=self.device)
         with subnet.evaluating():
             for batch in self.batches():
                 with autocast(self.device, self.precision):
                     signals = forward_signals(subnet, capture, batch)
                 size = len(batch["input_ids"])
                 total += criterion(signals, batch["teacher"], batch, criterion.counts(batch))[0] * size
-                units += size
-        return float(total / units)
+        return float(total / len(self.windows))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.pareto import pareto_front
 from hf_kdnas.run import read_json, write_json
 
 if TYPE_CHECKING:
@@ -77,13 +78,9 @@ def within(members: Sequence[Member], *, parameters: int | None, flops: int | No
     return fitting
 
 
-def pareto_front(members: Sequence[Member], cost: str = "parameters") -> list[Member]:
-    """The members that no other beats in both loss and cost, from the cheapest to the best."""
-    front: list[Member] = []
-    for member in sorted(members, key=lambda each: (getattr(each, cost), each.loss)):
-        if not front or member.loss < front[-1].loss:
-            front.append(member)
-    return front
+def best_by_size(members: Sequence[Member]) -> list[Member]:
+    """The Pareto front of loss and parameters, from the smallest to the best."""
+    return pareto_front(members, lambda member: (-member.loss, member.parameters))
 
 
 def rank_space(

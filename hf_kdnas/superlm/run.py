@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
@@ -298,7 +297,8 @@ class SuperLMRun:
         for free in ("save_steps", "evaluation_steps", "not_finite"):
             training.pop(free)
         spaces = {name: [member.key for member in space] for name, space in self.plan.spaces.items()}
-        data = {name: getattr(self.recipe.data, name) for name in ("path", "name", "text", "train_split")}
+        names = ("path", "name", "revision", "data_files", "text", "train_split")
+        data = {name: getattr(self.recipe.data, name) for name in names}
         settings = {
             "seed": self.recipe.seed,
             "teacher": asdict(self.recipe.teacher),
@@ -324,12 +324,6 @@ class SuperLMRun:
     def _space(self, name: str) -> Path:
         return self.folder / "spaces" / name
 
-    @contextmanager
-    def _stage(self, name: str, what: str) -> Iterator[None]:
+    def _stage(self, name: str, what: str) -> AbstractContextManager[None]:
         """Say what begins, and add its seconds to the run's."""
-        self.narrator.say(what)
-        if self.processes.is_main_process:
-            with self.folder.timed(name):
-                yield
-        else:
-            yield
+        return self.folder.stage(name, what, self.narrator)

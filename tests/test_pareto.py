@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from hf_kdnas.search.pareto import pareto_front
+from hf_kdnas.pareto import pareto_front
 
 
 def front(points):

@@ -1,4 +1,4 @@
-"""The Pareto front of quality and latency."""
+"""The Pareto front of quality and cost."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 def pareto_front(items: Iterable[T], point: Callable[[T], tuple[float, float]]) -> list[T]:
-    """The items that no other one beats: none is as good and faster, or as fast and better.
+    """The items that no other one beats: none is as good and cheaper, or as cheap and better.
 
     Args:
         items: What to compare.
-        point: Quality (higher is better) and latency (lower is better) of an item.
+        point: Quality (higher is better) and cost, such as latency (lower is better), of an item.
 
     Returns:
-        The front from the fastest to the best; of items with equal quality and latency, the first.
+        The front from the cheapest to the best; of items with equal quality and cost, the first.
     """
     front: list[T] = []
     best = float("-inf")

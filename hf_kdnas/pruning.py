@@ -1,16 +1,18 @@
-"""The stages of a run whose student begins as its teacher and is narrowed while it is distilled."""
+"""The stages of a run whose students begin as their teacher and are narrowed while they are distilled."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.homotopic.plan import pruning_of, segments_of
 from hf_kdnas.homotopic.run import HomotopicDistillation
 from hf_kdnas.homotopic.trainer import DISCREPANCY
 from hf_kdnas.run import read_json, write_json
@@ -20,25 +22,29 @@ from hf_kdnas.stages import Stages
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hf_kdnas.homotopic.plan import HomotopicPlan
     from hf_kdnas.homotopic.schedule import Segment
+    from hf_kdnas.plan import Plan
     from hf_kdnas.recipe_homotopic import HomotopicSection
+    from hf_kdnas.results import Findings
+    from hf_kdnas.run import RunFolder
     from hf_kdnas.tasks import Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrunedDistillation(FullDistillation):
-    """Distils one student, narrowing it on the way.
+    """Distils students, narrowing them on the way.
 
     Attributes:
-        segments: The schedule.
+        segments: The schedule of a shape.
         pruning: How units are scored and looked at.
         held_out: Rows that the discrepancy is looked at on.
+        checkpoints: Where an unfinished student is; None: beside where it will be.
     """
 
-    segments: Sequence[Segment]
+    segments: Callable[[Architecture], Sequence[Segment]]
     pruning: HomotopicSection
     held_out: Sequence[Row]
+    checkpoints: Path | None = None
 
     def history_file(self, architecture: Architecture) -> Path:
         """What was logged while a student was trained."""
@@ -47,13 +53,13 @@ class PrunedDistillation(FullDistillation):
     def _distil(self, architecture: Architecture, path: Path, processes: PartialState) -> None:
         super()._distil(architecture, path, processes)
         if processes.is_main_process:
-            shutil.rmtree(self._checkpoints)
+            shutil.rmtree(self._checkpoints(path))
 
     def _trained(self, architecture: Architecture, path: Path) -> PreTrainedModel:
         student, history = HomotopicDistillation(
             teacher=self.initialiser.teacher,
             signals=self.signals,
-            segments=self.segments,
+            segments=self.segments(architecture),
             section=self.pruning,
             training=self.section.training,
             objectives=self.section.objectives,
@@ -64,51 +70,65 @@ class PrunedDistillation(FullDistillation):
             narrator=self.narrator,
             teacher_dtype=self.teacher_dtype,
             report_to=self.report_to,
-        ).run(self._checkpoints)
+        ).run(self._checkpoints(path))
         if PartialState().is_main_process:
             write_json(self.history_file(architecture), history)
         return student
 
-    @property
-    def _checkpoints(self) -> Path:
-        """One place for all settings, so that another target doesn't begin beside an unfinished student."""
-        return self.folder / "homotopic.checkpoints"
+    def _checkpoints(self, path: Path) -> Path:
+        return self.checkpoints or path.with_name(f"{path.name}.checkpoints")
 
 
 class PruningStages(Stages):
-    """The stages of `kdnas homotopic`."""
+    """The stages of a run whose students are narrowed.
 
-    plan: HomotopicPlan
+    Attributes:
+        checkpoints: Where an unfinished student is, whatever the settings; None: beside where it will be.
+    """
 
-    def tell_target(self) -> None:
-        """Say which shape the recipe's target was rounded to, and which there are on the way."""
-        widths = ", ".join(str(segment.shape.hidden_size) for segment in self.plan.segments)
-        self.narrator.say(
-            f"target {self.plan.section.target}: {self.plan.segments[-1].shape}, by hidden sizes {widths}"
-        )
+    checkpoints: Path | None = None
 
     def distillation(
         self, objectives: Mapping[str, Any] | None = None, seed: int | None = None
     ) -> PrunedDistillation:
-        """Distillation in full, from the teacher's widths to the target's."""
-        plain, plan = super().distillation(objectives, seed), self.plan
-        shapes = [[each.start, each.end, each.shape.key] for each in plan.segments]
+        """Distillation in full, from the teacher's widths to a student's."""
+        plain, pruning = super().distillation(objectives, seed), pruning_of(self.recipe)
         return PrunedDistillation(
-            **{**vars(plain), "inputs": self.hash(plain.inputs, asdict(plan.section), shapes)},
-            segments=plan.segments,
-            pruning=plan.section,
-            held_out=plan.task.selection,
+            **{**vars(plain), "inputs": self.hash(plain.inputs, asdict(pruning))},
+            segments=partial(segments_of, self.plan),
+            pruning=pruning,
+            held_out=self.plan.task.selection,
+            checkpoints=self.checkpoints,
         )
 
-    def path(self) -> dict[str, Any]:
-        """How the student was narrowed: its segments, and the discrepancies over the steps."""
-        [target] = self.plan.space
-        history = read_json(self.distillation().history_file(target))
+    def finish(self, findings: Findings) -> dict[str, Any]:
+        """Export the winner; write results, report and card, with the way that it was narrowed."""
+        return super().finish(replace(findings, homotopic=self._narrowing(findings.winner.architecture)))
+
+    def _narrowing(self, student: Architecture) -> dict[str, Any]:
+        """How a student was narrowed: its segments, and the discrepancies over the steps."""
+        distillation = self.distillation()
+        history = read_json(distillation.history_file(student))
         return {
-            "settings": asdict(self.plan.section),
+            "settings": asdict(distillation.pruning),
             "segments": [
                 {"start": each.start, "end": each.end, "architecture": each.shape.key}
-                for each in self.plan.segments
+                for each in distillation.segments(student)
             ],
             "discrepancy": [each for each in history if any(name.startswith(DISCREPANCY) for name in each)],
         }
+
+
+class OneTarget(PruningStages):
+    """The stages of `kdnas homotopic`."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, processes: PartialState) -> None:
+        super().__init__(plan, folder, processes)
+        # So that another target doesn't begin beside an unfinished student.
+        self.checkpoints = folder / "students" / "homotopic.checkpoints"
+        [self.target] = plan.space
+
+    def tell_target(self) -> None:
+        """Say which shape the recipe's target was rounded to, and which there are on the way."""
+        widths = ", ".join(str(each.shape.hidden_size) for each in segments_of(self.plan, self.target))
+        self.narrator.say(f"target {pruning_of(self.recipe).target}: {self.target}, by hidden sizes {widths}")

@@ -69,6 +69,13 @@ def check_recipe(recipe: Recipe) -> None:
     _check_objectives("distillation.objectives", recipe.distillation.objectives)
     _check_initialisation(recipe.distillation)
     _check_search(recipe.search)
+    if recipe.search.finalise == "homotopic" and recipe.homotopic and recipe.homotopic.target is not None:
+        raise InvalidInput(
+            "homotopic.target",
+            recipe.homotopic.target,
+            "search.finalise: homotopic narrows finalists to the shapes that the search finds",
+            "Leave it out, or set search.finalise: distill.",
+        )
     if recipe.search.quality == "hidden_states" and "hidden" not in recipe.distillation.objectives:
         raise InvalidInput(
             "search.quality",

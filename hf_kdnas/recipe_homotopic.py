@@ -1,8 +1,8 @@
-"""The part of a recipe that `kdnas homotopic` reads, beside `distillation`."""
+"""The part of a recipe that says how students are narrowed, beside `distillation`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from hf_kdnas.recipe_files import option
@@ -12,13 +12,12 @@ from hf_kdnas.recipe_files import option
 class HomotopicSection:
     """How a student is narrowed while it is distilled; losses and training are `distillation`'s."""
 
-    target: float | str = field(
-        metadata={
-            "help": "the shape at the end: a key like 6L-192H-768F-12A-gelu, or a part of the teacher's "
-            "widths like 0.5, rounded to what a stock config holds",
-            "above": 0,
-            "most": 1,
-        }
+    target: float | str | None = option(
+        None,
+        "the shape at the end: a key like 6L-192H-768F-12A-gelu, or a part of the teacher's widths like 0.5, "
+        "rounded to what a stock config holds; null only where a search finds it (search.finalise)",
+        above=0,
+        most=1,
     )
     start: float = option(0.0, "part of the steps before the first unit is removed (t_i)", least=0, most=1)
     end: float = option(0.7, "part of the steps after which the student has its shape (t_f)", above=0, most=1)

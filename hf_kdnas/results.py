@@ -41,7 +41,7 @@ class Findings:
         baselines: Hand-crafted shapes, distilled like the finalists.
         rivals: Finalists of a random search of the same budget; empty where none ran.
         comparison: The student from several signals, as `compare` returns it.
-        homotopic: How the student was narrowed, as `PruningStages.path` tells it; None where it was not.
+        homotopic: How the winner was narrowed (settings, segments, discrepancies); None where it was not.
     """
 
     space: SearchSpace
@@ -76,8 +76,7 @@ def collect_results(
     teacher_quality = proof.teacher_quality[task.metric]
     return {
         "name": recipe.name,
-        # A student that was narrowed has the card and the report of one of a given shape.
-        "workflow": "search" if plan.workflow == "search" else "distill",
+        "workflow": plan.workflow,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": recipe.seed,
         "task": {
@@ -140,7 +139,7 @@ def collect_results(
             "reachable": len(findings.space),
         },
         "distillation": asdict(recipe.distillation),
-        "initialisation": _initialisation(plan),
+        "initialisation": _initialisation(plan, findings),
         "search": asdict(recipe.search),
         "environment": {**environment(), "processes": str(PartialState().num_processes)},
         "latency_target": asdict(recipe.latency),
@@ -149,8 +148,8 @@ def collect_results(
     }
 
 
-def _initialisation(plan: Plan) -> str:
-    if plan.workflow == "homotopic":
+def _initialisation(plan: Plan, findings: Findings) -> str:
+    if findings.homotopic is not None:
         return "copy"
     return plan.recipe.distillation.initialisation if plan.student is None else "given"
 

@@ -103,7 +103,7 @@ def test_a_run_leaves_what_kdnas_distill_leaves_and_its_path(project: Path) -> N
     assert not (run / "students" / "homotopic.checkpoints").exists()
     results = read_json(run / "results.json")
     assert results["student"]["architecture"] == "3L-16H-32F-4A-gelu"
-    assert results["initialisation"] == "copy"
+    assert (results["workflow"], results["initialisation"]) == ("homotopic", "copy")
     path = results["homotopic"]
     assert [each["architecture"] for each in path["segments"]][::3] == [
         "3L-32H-64F-4A-gelu",
@@ -148,7 +148,8 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["--homotopic", "null"], "this recipe has no such section"),
+        (["--homotopic", "null"], "homotopic: got 'nothing'; this recipe doesn't say what"),
+        (["--homotopic.target", "null"], "homotopic.target: got 'nothing'; this recipe doesn't say what"),
         (["--homotopic.target", "3L-64H-64F-4A-gelu"], "nearest that is left then is 3L-32H-64F-4A-gelu"),
         (["--homotopic.target", "3L-18H-64F-4A-gelu"], "nearest that one holds is 3L-16H-64F-4A-gelu"),
         (["--homotopic.end", "1.5"], "homotopic.end: got 1.5; must be above 0, at most 1"),
@@ -206,6 +207,59 @@ def test_a_sentence_encoder(project: Path) -> None:
     assert narrow(project) == 0
     first = read_json(project / "run" / "results.json")["homotopic"]["discrepancy"][0]
     assert all(first[f"discrepancy_{name}"] < 1e-6 for name in terms)
+
+
+def find(project: Path, *settings: str) -> int:
+    found = ["--homotopic.target", "null", "--search.finalise", "homotopic", *settings]
+    return cli.main(["search", "--config", str(project / "recipe.yaml"), *found])
+
+
+def test_a_search_narrows_its_finalists_from_their_teacher(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find(project) == 0
+    results = read_json(project / "run" / "results.json")
+    assert (results["workflow"], results["initialisation"]) == ("search", "copy")
+    assert results["space"]["reachable"] == results["space"]["size"]
+    teacher, winner = results["teacher"]["architecture"], results["student"]["architecture"]
+    shapes = [each["architecture"] for each in results["homotopic"]["segments"]]
+    # Its depth and the teacher's widths at first, its own shape at last.
+    assert (shapes[0].partition("L")[2], shapes[-1]) == (teacher.partition("L")[2], winner)
+    made = [each["architecture"] for each in (*results["finalists"], *results["baselines"])]
+    students = project / "run" / "students"
+    for shape in made:
+        assert [each.suffix for each in students.glob(f"{shape}-*") if each.is_file()] == [".json"], shape
+        assert "head" not in shape
+    assert not list(students.glob("*.checkpoints"))
+    text = (project / "run" / "README.md").read_text(encoding="utf-8")
+    assert "from a copy of the teacher" in text
+    assert "HomoDistil" in text
+    assert "How the student was narrowed" in (project / "run" / "report.html").read_text(encoding="utf-8")
+
+    # How finalists are narrowed is nothing to the candidates: they are not tried again.
+    def dies(*arguments) -> None:
+        raise AssertionError("a candidate was distilled again")
+
+    monkeypatch.setattr("hf_kdnas.search.mini_kd.MiniKD._distil", dies)
+    assert find(project, "--homotopic.compactions", "2", "--resume") == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--homotopic.target", "0.5"], "narrows finalists to the shapes that the search finds"),
+        (["--search.baselines", "[2L-32H-64F-2A-gelu]"], "search.baselines.2L-32H-64F-2A-gelu: got"),
+        (["--space.num_attention_heads", "[1]", "--space.hidden_size", "[32]"], "search.finalise: homotopic"),
+        (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training rows give"),
+    ],
+    ids=str,
+)
+def test_a_search_that_cannot_narrow_is_refused_before_any_work(
+    project: Path, settings: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert find(project, *settings) == 2
+    assert message in capsys.readouterr().err
+    assert not (project / "run").exists()
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +11,9 @@ from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.homotopic.run import total_steps
 from hf_kdnas.homotopic.schedule import Segment, plan_segments
-from hf_kdnas.homotopic.target import resolve_target
-from hf_kdnas.plan import Plan, plan_distillation
+from hf_kdnas.homotopic.target import is_part_of, require_part_of, resolve_target
+from hf_kdnas.plan import plan_distillation, plan_search
+from hf_kdnas.recipe_homotopic import HomotopicSection
 from hf_kdnas.tasks import TASKS
 from hf_kdnas.teacher import load_config
 
@@ -20,49 +21,32 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hf_kdnas.architecture import Architecture
+    from hf_kdnas.plan import Plan
     from hf_kdnas.recipe import Recipe
-    from hf_kdnas.recipe_homotopic import HomotopicSection
 
 # Decided by the section `homotopic`: every cut needs a whole checkpoint.
 _SAVING = ("save_strategy", "save_steps", "save_only_model")
 
 
-@dataclass(frozen=True)
-class HomotopicPlan(Plan):
-    """A HomoDistil recipe, resolved; the target is the only member of its space.
-
-    Attributes:
-        section: The recipe's own section.
-        segments: The schedule.
-    """
-
-    section: HomotopicSection
-    segments: tuple[Segment, ...]
-
-
-def plan_homotopic(recipe: Recipe) -> HomotopicPlan:
+def plan_homotopic(recipe: Recipe) -> Plan:
     """Load what is cheap, and check that everything in the recipe fits together.
+
+    Returns:
+        A plan whose space has the target as its only member.
 
     Raises:
         InvalidInput: Naming the first thing that doesn't.
         MissingPackage: If a package is missing, with the line that installs it.
     """
     section = recipe.homotopic
-    if section is None:
+    if section is None or section.target is None:
         raise InvalidInput(
-            "homotopic",
+            "homotopic" if section is None else "homotopic.target",
             "nothing",
-            "this recipe has no such section",
-            "Add one (homotopic: {target: 0.5}), or take kdnas search or kdnas distill.",
+            "this recipe doesn't say what the student is narrowed to",
+            "Set it (homotopic: {target: 0.5}), or take kdnas search or kdnas distill.",
         )
-    training = recipe.distillation.training
-    for name in set(_SAVING) & training.training_arguments.keys():
-        raise InvalidInput(
-            f"distillation.training.training_arguments.{name}",
-            training.training_arguments[name],
-            "each cut begins at a whole checkpoint",
-            "Leave it out: homotopic.save_steps says how often there are others.",
-        )
+    _check_saving(recipe)
     if recipe.distillation.superlm is not None:
         raise InvalidInput(
             "distillation.superlm",
@@ -72,18 +56,67 @@ def plan_homotopic(recipe: Recipe) -> HomotopicPlan:
         )
     target = resolve_target(section.target, load_config(recipe.teacher, TASKS[recipe.data.task].head))
     plan = plan_distillation(replace(recipe, student=target.key))
-    segments = plan_segments(
+    return _checked(replace(plan, workflow="homotopic", recipe=recipe))
+
+
+def plan_homotopic_search(recipe: Recipe) -> Plan:
+    """The same for a search whose finalists and hand-crafted shapes are narrowed from their teacher.
+
+    Returns:
+        A plan whose space has no members but those that are left of the teacher when parts are removed.
+
+    Raises:
+        InvalidInput: Naming the first thing that doesn't fit.
+        MissingPackage: If a package is missing, with the line that installs it.
+    """
+    _check_saving(recipe)
+    plan = plan_search(recipe)
+    for name, shape in plan.baselines.items():
+        require_part_of(f"search.baselines.{name}", shape, plan.config)
+    why = f"search.finalise: homotopic (a part of {plan.teacher.key}, with heads no larger than its own)"
+    space = plan.space.restricted({why: lambda member: is_part_of(member, plan.config)})
+    return _checked(replace(plan, space=space))
+
+
+def pruning_of(recipe: Recipe) -> HomotopicSection:
+    """How a recipe's students are narrowed."""
+    return recipe.homotopic or HomotopicSection()
+
+
+def segments_of(plan: Plan, target: Architecture) -> list[Segment]:
+    """The schedule of one of a plan's students.
+
+    Raises:
+        InvalidInput: If there are too few steps for it.
+    """
+    section = pruning_of(plan.recipe)
+    return plan_segments(
         plan.config,
         target,
-        total_steps(training, len(plan.task.train)),
+        total_steps(plan.recipe.distillation.training, len(plan.task.train)),
         start=section.start,
         end=section.end,
         compactions=section.compactions,
     )
-    _check_maps(recipe.distillation.objectives, segments[0].shape, target, plan.teacher, section.maps)
-    known = {each.name: getattr(plan, each.name) for each in fields(plan)}
-    known |= {"workflow": "homotopic", "recipe": recipe}
-    return HomotopicPlan(**known, section=section, segments=tuple(segments))
+
+
+def _check_saving(recipe: Recipe) -> None:
+    training = recipe.distillation.training
+    for name in set(_SAVING) & training.training_arguments.keys():
+        raise InvalidInput(
+            f"distillation.training.training_arguments.{name}",
+            training.training_arguments[name],
+            "each cut begins at a whole checkpoint",
+            "Leave it out: homotopic.save_steps says how often there are others.",
+        )
+
+
+def _checked(plan: Plan) -> Plan:
+    section, objectives = pruning_of(plan.recipe), plan.recipe.distillation.objectives
+    for target in (plan.space.members[0], plan.space.members[-1], *plan.baselines.values()):
+        segments = segments_of(plan, target)
+        _check_maps(objectives, segments[0].shape, target, plan.teacher, section.maps)
+    return plan
 
 
 def _check_maps(

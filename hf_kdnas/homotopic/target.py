@@ -46,15 +46,39 @@ def resolve_target(target: str | float, config: PretrainedConfig) -> Architectur
         neurons = round(teacher.intermediate_size * shape.hidden_size / teacher.hidden_size)
         return replace(shape, intermediate_size=max(1, neurons))
     shape = _parsed(str(target), config)
-    nearest = _nearest(shape, shape.hidden_size, config)
-    if shape != nearest:
+    require_part_of(KEY, shape, config)
+    return shape
+
+
+def require_part_of(key: str, shape: Architecture, config: PretrainedConfig) -> None:
+    """Refuse a shape that is not left when units, heads and layers of a teacher are removed.
+
+    Args:
+        key: The setting that asks for it.
+        shape: The shape.
+        config: The teacher's config.
+
+    Raises:
+        InvalidInput: Naming the nearest that is.
+    """
+    if not is_part_of(shape, config):
+        teacher, nearest = Architecture.from_config(config), _nearest(shape, shape.hidden_size, config)
         raise InvalidInput(
-            KEY,
+            key,
             shape.key,
             f"units, heads and layers of the teacher, {teacher.key}, can only be removed",
             f"The nearest that is left then is {nearest.key}.",
         )
-    return shape
+
+
+def is_part_of(shape: Architecture, config: PretrainedConfig) -> bool:
+    """Whether a shape is left when units, heads and layers of a teacher are removed.
+
+    Args:
+        shape: The shape.
+        config: The teacher's config.
+    """
+    return shape == _nearest(shape, shape.hidden_size, config)
 
 
 def _fraction(target: str | float) -> float | None:

@@ -28,15 +28,20 @@ from hf_kdnas.resources import resource_dir
 from hf_kdnas.run import write_bytes
 
 # By workflow.
-TEMPLATES = {"search": "kd_nas.md.jinja", "distill": "distillation.md.jinja"}
+TEMPLATES = {
+    "search": "kd_nas.md.jinja",
+    "distill": "distillation.md.jinja",
+    "homotopic": "homotopic.md.jinja",
+}
 
 # The Hub's names of our metrics.
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
 TAGS = [TAG, "distillation", "knowledge-distillation", "onnx"]
-# Where objectives are from. Those without a paper of their own are left out.
+# Where objectives, and narrowing, are from. Those without a paper of their own are left out.
 CITATIONS = {
     "logits": "Output distributions: [Hinton et al., 2015](https://arxiv.org/abs/1503.02531).",
+    "homotopic": "Narrowing while distilling: [HomoDistil](https://arxiv.org/abs/2302.09632).",
     "relations": "Relations of queries, keys and values: [MiniLMv2](https://arxiv.org/abs/2012.15828).",
 }
 
@@ -98,7 +103,9 @@ def card_text(results: Mapping[str, Any], repo_id: str | None = None) -> str:
         teacher_name=teacher_name(results),
         teacher_revision=teacher_revision(results),
         licence=licence(results),
-        citations=citations(results["distillation"]["objectives"]),
+        citations=citations(
+            [*results["distillation"]["objectives"], *(["homotopic"] if results.get("homotopic") else [])]
+        ),
         adapter_name=adapter_name(results),
         dataset_name=dataset_name(results),
         models=view.rows(results),
@@ -147,10 +154,10 @@ def card_data(results: Mapping[str, Any]) -> ModelCardData:
 
 
 def citations(objectives: Iterable[str]) -> list[str]:
-    """Where the objectives are from, as Markdown.
+    """Where the parts of a distillation are from, as Markdown.
 
     Args:
-        objectives: Their names.
+        objectives: Names of its objectives, and `homotopic` where students were narrowed.
     """
     return [CITATIONS[name] for name in objectives if name in CITATIONS]
 

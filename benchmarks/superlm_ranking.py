@@ -23,8 +23,9 @@ from functools import partial
 from typing import Any
 
 from harness import Benchmark
+from prepared import TITLES
 from scipy.stats import spearmanr
-from superlms import TITLES, SuperLMs, arguments, only, union
+from superlms import SuperLMs, arguments, only, union
 
 from hf_kdnas.superlm.plan import plan_superlm
 from hf_kdnas.superlm.ranking import Member

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import Benchmark, spread
-from superlms import TITLES, SuperLMs, arguments
+from prepared import TITLES
+from superlms import SuperLMs, arguments
 
 from hf_kdnas import Architecture
 from hf_kdnas.initialisation import Initialiser

@@ -7,7 +7,7 @@ values change no rate. Arms take turns, round by round; a ratio is one within a 
   models of their own, the same batch, loss, clipping and AdamW. The teacher's forward is once in both.
 - memory: the most that a step allocates, against the largest member's own step and one more copy of the
   gradients; the teacher's forward is in both.
-- ranking: members by HeldOut.loss, with the space's share of building the teacher's signals, against running
+- ranking: members by HeldOut.mean_losses, with the space's share of building the teacher's signals, against running
   each extracted student and the teacher afresh. The arithmetic bound is (teacher + student) / student in
   multiply-adds of their layers; beside it one that counts the products of the relations, too, which both
   arms have to do.
@@ -96,8 +96,7 @@ def ranking_cell(name: str, folder: Path, rounds: int) -> dict[str, Any]:
         start = time.perf_counter()
         held_out = bench.held_out(WINDOWS)
         built = time.perf_counter()
-        for member in members:
-            held_out.loss(bench.superlm, member)
+        held_out.mean_losses(bench.superlm, members)
         seconds = time.perf_counter() - built + share * (built - start)
         return len(members) * WINDOWS / seconds
 

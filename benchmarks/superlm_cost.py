@@ -21,7 +21,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from hf_kdnas.precision import autocast
 
 SPACES, QUICK_SPACES = ("space-1", "space-2", "space-3"), ("space-2",)
 ROUNDS, QUICK_ROUNDS = 5, 3
-# Members that are ranked, spread over the space, and windows that they are ranked on.
+# Members that are ranked, spread over the space by what they cost, and windows that they are ranked on.
 RANKED, WINDOWS = 16, 64
 
 MOST_TIME, LEAST_OF_BOUND = 1.15, 0.9
@@ -89,7 +89,7 @@ def memory_cell(name: str, folder: Path) -> dict[str, Any]:
 def ranking_cell(name: str, folder: Path, rounds: int) -> dict[str, Any]:
     """Windows a second over members that are spread over the space."""
     bench = Bench(name, folder)
-    members = list(bench.space)[:: max(1, len(bench.space) // RANKED)][:RANKED]
+    members = spread(bench.space, RANKED)
     share = len(members) / len(bench.space)
     students = {member: bench.superlm.extract(member).eval() for member in members}
 
@@ -124,6 +124,12 @@ def ranking_cell(name: str, folder: Path, rounds: int) -> dict[str, Any]:
     }
     rates = alternately(arms, rounds)
     return {"windows_per_second": rates, "bounds": bounds(bench.plan.teacher, members)}
+
+
+def spread(space: Iterable[Architecture], count: int) -> list[Architecture]:
+    """Members of small to large cost, whose mean cost is about the space's: the middle one of equal parts."""
+    members = sorted(space, key=lambda member: (member.flops(LENGTH), member))
+    return [members[(2 * part + 1) * len(members) // (2 * count)] for part in range(count)]
 
 
 def bounds(teacher: Architecture, members: Sequence[Architecture]) -> list[float]:
@@ -183,8 +189,11 @@ def table(name: str, cell: Mapping[str, Any]) -> list[tuple[object, ...]]:
     if "bytes" in cell:
         return [(name, arm, f"{size / 1e6:.0f} MB", "") for arm, size in cell["bytes"].items()]
     rates, (plain, whole) = cell["windows_per_second"], cell["bounds"]
+    afresh = rates["afresh"]
     gains = {
-        arm: f"{middle(ratios(rates[arm], rates['afresh']))} times afresh" for arm in ("ranked", "forwards")
+        arm: f"{middle(ratios(found, afresh))} times afresh"
+        for arm, found in rates.items()
+        if arm != "afresh"
     }
     gains["ranked"] += f"; bound {plain:.2f}, with relations {whole:.2f}"
     return [(name, arm, f"{middle(found, 0)} windows/s", gains.get(arm, "")) for arm, found in rates.items()]

@@ -7,10 +7,11 @@ values change no rate. Arms take turns, round by round; a ratio is one within a 
   models of their own, the same batch, loss, clipping and AdamW. The teacher's forward is once in both.
 - memory: the most that a step allocates, against the largest member's own step and one more copy of the
   gradients; the teacher's forward is in both.
-- ranking: members by HeldOut.loss, with the space's share of building the teacher's signals, against running
-  each extracted student and the teacher afresh. The arithmetic bound is (teacher + student) / student in
-  multiply-adds of their layers; beside it one that counts the products of the relations, too, which both
-  arms have to do.
+- ranking: members by HeldOut.mean_losses, with the space's share of building the teacher's signals, against
+  running each extracted student and the teacher afresh. The arithmetic bound is (teacher + student) / student
+  in multiply-adds of their layers; beside it one that counts the products of the relations, too, which both
+  arms have to do, and what would be gained if a member took no longer than its student's own forward
+  (`forwards`), because a narrow model does fewer multiply-adds a second than a wide one.
 
 Takes some 20 minutes on 2 CPU cores; `--quick` some 4 minutes: the middle space, fewer rounds.
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ from hf_kdnas.precision import autocast
 
 SPACES, QUICK_SPACES = ("space-1", "space-2", "space-3"), ("space-2",)
 ROUNDS, QUICK_ROUNDS = 5, 3
-# Members that are ranked, spread over the space, and windows that they are ranked on.
-RANKED, WINDOWS = 8, 64
+# Members that are ranked, spread over the space by what they cost, and windows that they are ranked on.
+RANKED, WINDOWS = 16, 64
 
 MOST_TIME, LEAST_OF_BOUND = 1.15, 0.9
 
@@ -88,7 +89,7 @@ def memory_cell(name: str, folder: Path) -> dict[str, Any]:
 def ranking_cell(name: str, folder: Path, rounds: int) -> dict[str, Any]:
     """Windows a second over members that are spread over the space."""
     bench = Bench(name, folder)
-    members = list(bench.space)[:: max(1, len(bench.space) // RANKED)][:RANKED]
+    members = spread(bench.space, RANKED)
     share = len(members) / len(bench.space)
     students = {member: bench.superlm.extract(member).eval() for member in members}
 
@@ -96,27 +97,39 @@ def ranking_cell(name: str, folder: Path, rounds: int) -> dict[str, Any]:
         start = time.perf_counter()
         held_out = bench.held_out(WINDOWS)
         built = time.perf_counter()
-        for member in members:
-            held_out.loss(bench.superlm, member)
+        held_out.mean_losses(bench.superlm, members)
         seconds = time.perf_counter() - built + share * (built - start)
         return len(members) * WINDOWS / seconds
 
     @torch.no_grad()
-    def afresh(number: int) -> float:
+    def each_alone(number: int, *, whole: bool) -> float:
         start = time.perf_counter()
         for member, student in students.items():
             criterion = bench.losses[member]
             capture, total = Capture(student, criterion.student_signals), 0.0
             for first in range(0, WINDOWS, BATCH):
                 batch = bench.batch(bench.windows.all[first : first + BATCH])
-                wanted = bench.read(batch)
                 with autocast(bench.device, bench.section.precision):
                     found = forward_signals(student, capture, batch)
-                total += float(criterion(found, wanted, batch, criterion.counts(batch))[0])
+                if whole:
+                    total += float(criterion(found, bench.read(batch), batch, criterion.counts(batch))[0])
+            if bench.device.type == "cuda":
+                torch.cuda.synchronize()
         return len(members) * WINDOWS / (time.perf_counter() - start)
 
-    rates = alternately({"ranked": ranked, "afresh": afresh}, rounds)
+    arms = {
+        "ranked": ranked,
+        "afresh": partial(each_alone, whole=True),
+        "forwards": partial(each_alone, whole=False),
+    }
+    rates = alternately(arms, rounds)
     return {"windows_per_second": rates, "bounds": bounds(bench.plan.teacher, members)}
+
+
+def spread(space: Iterable[Architecture], count: int) -> list[Architecture]:
+    """Members of small to large cost, whose mean cost is about the space's: the middle one of equal parts."""
+    members = sorted(space, key=lambda member: (member.flops(LENGTH), member))
+    return [members[(2 * part + 1) * len(members) // (2 * count)] for part in range(count)]
 
 
 def bounds(teacher: Architecture, members: Sequence[Architecture]) -> list[float]:
@@ -176,12 +189,14 @@ def table(name: str, cell: Mapping[str, Any]) -> list[tuple[object, ...]]:
     if "bytes" in cell:
         return [(name, arm, f"{size / 1e6:.0f} MB", "") for arm, size in cell["bytes"].items()]
     rates, (plain, whole) = cell["windows_per_second"], cell["bounds"]
-    gain = f"{middle(ratios(rates['ranked'], rates['afresh']))} times afresh"
-    gain += f"; bound {plain:.2f}, with relations {whole:.2f}"
-    return [
-        (name, arm, f"{middle(found, 0)} windows/s", gain if arm == "ranked" else "")
+    afresh = rates["afresh"]
+    gains = {
+        arm: f"{middle(ratios(found, afresh))} times afresh"
         for arm, found in rates.items()
-    ]
+        if arm != "afresh"
+    }
+    gains["ranked"] += f"; bound {plain:.2f}, with relations {whole:.2f}"
+    return [(name, arm, f"{middle(found, 0)} windows/s", gains.get(arm, "")) for arm, found in rates.items()]
 
 
 def main() -> None:

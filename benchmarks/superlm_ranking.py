@@ -58,7 +58,8 @@ def one_space(superlms: SuperLMs, drawn: Sequence[Member]) -> dict[str, Any]:
     settings = [f"superlm.training.steps={steps}", f"superlm.training.evaluation_steps={max(1, steps // 5)}"]
     run = superlms.opened(superlms.recipe("one", settings), {"one": union(spaces.values())})
     history, superlm = run.train(), run.superlm("one")
-    losses = {each.architecture.key: run.held_out.loss(superlm, each.architecture) for each in drawn}
+    found = run.held_out.mean_losses(superlm, [each.architecture for each in drawn])
+    losses = {each.architecture.key: loss for each, loss in zip(drawn, found, strict=True)}
     return {"history": history, "losses": losses, "seconds": run.folder.seconds()}
 
 

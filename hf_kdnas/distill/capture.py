@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _PROJECTIONS = ("query", "key", "value")
 
 
+class _Complete(Exception):
+    """All signals are there."""
+
+
 class Capture:
     """Hooks on a model that keep the named signals of each forward.
 
@@ -47,12 +51,15 @@ class Capture:
     Args:
         model: A model of a known family; a DistributedDataParallel wrapper is looked through.
         names: Signals to keep.
+        only: Nothing but the signals is wanted: a forward ends with the last of them.
 
     Raises:
         InvalidInput: If a signal or its layer doesn't exist, or the model type has no family.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+    def __init__(self, model: nn.Module, names: Iterable[str], *, only: bool = False) -> None:
+        names = set(names)
+        self._ends = only and "logits" not in names
         while isinstance(model, DistributedDataParallel):
             model = model.module
         config = cast("PretrainedConfig", model.config)
@@ -60,8 +67,7 @@ class Capture:
         self.inputs = family.inputs
         layers = Architecture.from_config(config).num_hidden_layers
         self._modules = {
-            name: family.module(model, _path(family, name, layers))
-            for name in sorted(set(names) - {"logits"})
+            name: family.module(model, _path(family, name, layers)) for name in sorted(names - {"logits"})
         }
         self._handles: list[RemovableHandle] = []
         self.signals: dict[str, Tensor] = {}
@@ -75,13 +81,15 @@ class Capture:
 
     def _keep(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         self.signals[name] = output if isinstance(output, Tensor) else output[0]
+        if self._ends and len(self.signals) == len(self._modules):
+            raise _Complete
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:
+    ) -> bool:
         for handle in self._handles:
             handle.remove()
         if kind is None and len(self.signals) < len(self._modules):
@@ -90,6 +98,7 @@ class Capture:
                 f"no forward fed the hooks for {', '.join(missing)}: the model that ran is another one than "
                 "the model that is captured, or it was compiled without its hooks"
             )
+        return kind is _Complete
 
 
 def forward_signals(
@@ -105,6 +114,7 @@ def forward_signals(
         batch: Model inputs; other entries (labels, the teacher's signals, token types where this model
             has none) are not passed on.
     """
+    output = None
     with capture:
         output = model(**{name: batch[name] for name in capture.inputs if name in batch})
     # Taken out of the capture, which would keep the graph alive until the next forward.

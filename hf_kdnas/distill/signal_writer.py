@@ -87,7 +87,7 @@ class Writer:
         self.precision = precision
         self.key = key
         self.token_logits = reads_tokens(type(teacher))
-        self.capture = Capture(teacher, names)
+        self.capture = Capture(teacher, names, only=True)
         self.lengths = np.fromiter(map(len, input_ids), dtype=np.int64, count=len(input_ids))
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.digests = text_digests(input_ids)

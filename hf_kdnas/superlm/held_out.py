@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hf_kdnas.distill.capture import Capture, forward_signals
+from hf_kdnas.distill.objectives import SharedSignals
 from hf_kdnas.precision import autocast
 
 if TYPE_CHECKING:
@@ -51,15 +53,27 @@ class HeldOut:
                 "teacher": {name: each.to(self.device) for name, each in signals.items()},
             }
 
-    def loss(self, superlm: SuperLM, member: Architecture) -> float:
-        """A member's loss, a mean over all windows."""
-        criterion, subnet = self.losses[member], superlm.subnet(member)
-        capture = Capture(subnet.skeleton, criterion.student_signals)
-        total = torch.zeros((), device=self.device)
-        with subnet.evaluating():
+    def mean_losses(self, superlm: SuperLM, members: Sequence[Architecture]) -> list[float]:
+        """Each member's loss, a mean over all windows.
+
+        All members see a batch before the next one comes: what their losses need of the teacher alone is made
+        once. A member's forward ends with the last signal that its loss needs.
+        """
+        criteria = [self.losses[member] for member in members]
+        subnets = [superlm.subnet(member) for member in members]
+        captures = [
+            Capture(subnet.skeleton, criterion.student_signals, only=True)
+            for subnet, criterion in zip(subnets, criteria, strict=True)
+        ]
+        totals = torch.zeros(len(members), device=self.device)
+        with ExitStack() as weights:
+            for subnet in subnets:
+                weights.enter_context(subnet.evaluating())
             for batch in self.batches():
-                with autocast(self.device, self.precision):
-                    signals = forward_signals(subnet, capture, batch)
-                size = len(batch["input_ids"])
-                total += criterion(signals, batch["teacher"], batch, criterion.counts(batch))[0] * size
-        return float(total / len(self.windows))
+                teacher, size = SharedSignals(batch["teacher"], batch), len(batch["input_ids"])
+                for place, criterion in enumerate(criteria):
+                    with autocast(self.device, self.precision):
+                        signals = forward_signals(subnets[place], captures[place], batch)
+                    totals[place] += criterion(signals, teacher, batch, criterion.counts(batch))[0] * size
+        found: list[float] = (totals / len(self.windows)).tolist()
+        return found

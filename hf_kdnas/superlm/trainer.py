@@ -248,11 +248,8 @@ class SuperLMTrainer:
 
     def _evaluated(self, step: int) -> dict[str, Any]:
         names = ("largest", "middle", "smallest")
-        losses = {
-            name: self.held_out.loss(self.superlm, member)
-            for name, member in zip(names, self._extremes, strict=True)
-        }
-        return {"step": step, "held_out": losses}
+        losses = self.held_out.mean_losses(self.superlm, self._extremes)
+        return {"step": step, "held_out": dict(zip(names, losses, strict=True))}
 
     def _save(self, optimiser: AdamW, state: dict[str, Any]) -> None:
         if self.processes.is_main_process:

@@ -47,6 +47,23 @@ def test_widths(model, batch):
         assert signal.shape[-1] == signal_width(name, model.config)
 
 
+@pytest.mark.parametrize("names", [["query.2", "key.2", "value.2"], ["hidden.1", "value.1"]], ids=str)
+def test_a_forward_ends_with_its_last_signal_where_nothing_else_is_wanted(model, batch, names):
+    whole = forward_signals(model, Capture(model, names), batch)
+    family = get_family(model.config)
+    ran = []
+    for layer in (1, 2, 3):
+        output = family.module(model, family.layer_output(layer))
+        output.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+    capture = Capture(model, names, only=True)
+    for _ in range(2):
+        signals = forward_signals(model, capture, batch)
+        assert signals.keys() == set(names)
+        assert all(torch.equal(signals[name], whole[name]) for name in names)
+    assert ran == [1, 1]
+    assert "logits" in forward_signals(model, Capture(model, [*names, "logits"], only=True), batch)
+
+
 def test_signals_carry_gradients_and_hooks_are_gone_afterwards(model, batch):
     capture = Capture(model, ["hidden.2"])
     with capture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from hf_kdnas.distill.objectives.attention import Attention
-from hf_kdnas.distill.objectives.base import Batch, Objective, Signals
+from hf_kdnas.distill.objectives.base import Batch, Objective, SharedSignals, Signals
 from hf_kdnas.distill.objectives.direct_relations import DirectRelations
 from hf_kdnas.distill.objectives.embeddings import Embeddings
 from hf_kdnas.distill.objectives.hidden import HiddenStates
@@ -28,6 +28,7 @@ __all__ = [
     "Objective",
     "Relations",
     "Sentence",
+    "SharedSignals",
     "Signals",
     "Task",
     "objective_class",

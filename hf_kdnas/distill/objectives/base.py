@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +13,28 @@ from hf_kdnas.importance import UnitGroup
 
 Signals: TypeAlias = Mapping[str, Tensor]
 Batch: TypeAlias = Mapping[str, Any]
+
+
+class SharedSignals(dict[str, Tensor]):
+    """A teacher's signals of a batch on which many students are compared, none of them trained.
+
+    What an objective needs of the teacher alone, is made for the first student and kept for the others.
+
+    Args:
+        signals: The teacher's signals by name.
+        batch: The batch.
+    """
+
+    def __init__(self, signals: Signals, batch: Batch) -> None:
+        padding = ~batch["attention_mask"].bool()
+        super().__init__({name: _cleaned(signal, padding) for name, signal in signals.items()})
+        self._made: dict[Hashable, Any] = {}
+
+    def made(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What is kept under a key, made now if nothing is."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 class Objective(nn.Module):
@@ -76,7 +98,8 @@ class Objective(nn.Module):
 
         Args:
             student: The student's signals by name.
-            teacher: The teacher's signals by name, without gradients.
+            teacher: The teacher's signals by name, without gradients; `SharedSignals` where students are
+                compared and not trained.
             batch: `attention_mask` (batch, length), and `labels` or `start_positions` and `end_positions`
                 where there are any: they say which task it is of.
         """
@@ -86,7 +109,9 @@ class Objective(nn.Module):
         with torch.autocast(device, enabled=False):
             return self.total(
                 {name: _cleaned(student[name], padding) for name in self.student_signals},
-                {name: _cleaned(teacher[name], padding) for name in self.teacher_signals},
+                teacher
+                if isinstance(teacher, SharedSignals)
+                else {name: _cleaned(teacher[name], padding) for name in self.teacher_signals},
                 batch,
             )
 

@@ -7,7 +7,7 @@ time go all the way from states to the gradient of the states; what lies between
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,14 +39,69 @@ def relation_loss(learned: Tensor, wanted: Tensor, mask: Tensor, *, heads: int, 
     return total
 
 
+def relations(states: Tensor, mask: Tensor, *, heads: int, kind: str) -> list[tuple[Tensor, ...]]:
+    """What `relation_difference` compares with, which depends on the teacher alone.
+
+    Args:
+        states: The teacher's states X, (batch, length, width), zero where there is padding.
+        mask: Which tokens are no padding, (batch, length).
+        heads: Number of relation heads.
+        kind: `kl`, `mse` or `products`.
+
+    Returns:
+        For some texts at a time R, the logarithm of R and R itself (`kl`), or S (`products`).
+    """
+    found = (_relation(states[chunk], mask[chunk], heads, kind) for chunk in _chunks(mask, heads))
+    return [(each, each.exp()) if kind == "kl" else (each,) for each in found]
+
+
+def relation_difference(
+    learned: Tensor, wanted: Sequence[tuple[Tensor, ...]], mask: Tensor, *, heads: int, kind: str
+) -> Tensor:
+    """The value of `relation_loss` without its gradient, for one of many students of a teacher: a scalar.
+
+    Args:
+        learned: The student's states X, (batch, length, width), zero where there is padding.
+        wanted: Of the teacher's, `relations`.
+        mask: Which tokens are no padding, (batch, length).
+        heads: Number of relation heads.
+        kind: `kl`, `mse` or `products`.
+    """
+    total = learned.new_zeros(())
+    for chunk, theirs in zip(_chunks(mask, heads), wanted, strict=True):
+        keys = mask[chunk]
+        ours = _relation(learned[chunk], keys, heads, kind)
+        target, *weight = (each.to(ours.dtype) for each in theirs)
+        if kind == "kl":
+            rows = torch.linalg.vecdot(weight[0], target - ours)
+        else:
+            rows = torch.linalg.vector_norm(ours.sub_(target), dim=-1).square_()
+            rows /= keys.sum(-1).clamp_min(1)[:, None, None]
+        total += (rows * keys[:, None]).sum()
+    return total / heads
+
+
+def _relation(states: Tensor, mask: Tensor, heads: int, kind: str) -> Tensor:
+    """What the relations of two models are compared by: R, its logarithm, or S, which padding leaves zero."""
+    scores = scaled_scores(states, states, heads)
+    if kind == "products":
+        return scores
+    return (log_softmax if kind == "kl" else softmax)(scores, mask[:, None, None, :])
+
+
+def _chunks(mask: Tensor, heads: int) -> Iterator[slice]:
+    """Texts that are worked on at once."""
+    texts, length = mask.shape
+    size = max(1, CHUNK.get(mask.device.type, LARGE_CHUNK) // (heads * length * length))
+    return (slice(start, start + size) for start in range(0, texts, size))
+
+
 class _RelationLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, learned: Tensor, wanted: Tensor, mask: Tensor, heads: int, kind: str) -> Tensor:
         total, gradients = learned.new_zeros(()), []
-        texts, length = mask.shape
-        size = max(1, CHUNK.get(learned.device.type, LARGE_CHUNK) // (heads * length * length))
         loss_of = _divergence if kind == "kl" else _softmaxed_error if kind == "mse" else _error
-        for chunk in (slice(start, start + size) for start in range(0, texts, size)):
+        for chunk in _chunks(mask, heads):
             states = (each[chunk].to(learned.dtype) for each in (learned, wanted))
             scores, targets = (scaled_scores(each, each, heads) for each in states)
             loss, by_scores = loss_of(scores, targets, mask[chunk])

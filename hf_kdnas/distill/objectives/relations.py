@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_tokens
-from hf_kdnas.distill.objectives.relation_loss import relation_loss
+from hf_kdnas.distill.objectives.base import Batch, Objective, SharedSignals, Signals, count_tokens
+from hf_kdnas.distill.objectives.relation_loss import relation_difference, relation_loss, relations
 from hf_kdnas.errors import InvalidInput
 
 PARTS = ("query", "key", "value")
@@ -103,17 +104,17 @@ class Relations(Objective):
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Sum over the query rows."""
         mask = batch["attention_mask"].bool()
-        kind = self.loss if self.softmax else "products"
-        losses = [
-            relation_loss(
-                student[f"{part}.{self.student.num_hidden_layers}"],
-                teacher[f"{part}.{self.teacher_layer}"],
-                mask,
-                heads=self.relation_heads,
-                kind=kind,
-            )
-            for part in PARTS
-        ]
+        kind, heads = self.loss if self.softmax else "products", self.relation_heads
+        losses = []
+        for part in PARTS:
+            name = f"{part}.{self.teacher_layer}"
+            learned, wanted = student[f"{part}.{self.student.num_hidden_layers}"], teacher[name]
+            if isinstance(teacher, SharedSignals):
+                make = partial(relations, wanted, mask, heads=heads, kind=kind)
+                theirs = teacher.made((name, heads, kind), make)
+                losses.append(relation_difference(learned, theirs, mask, heads=heads, kind=kind))
+            else:
+                losses.append(relation_loss(learned, wanted, mask, heads=heads, kind=kind))
         return torch.stack(losses).sum()
 
 

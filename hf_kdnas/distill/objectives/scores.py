@@ -23,7 +23,7 @@ def scaled_scores(left: Tensor, right: Tensor, heads: int) -> Tensor:
         heads: Number of heads that the last dimension is split into.
     """
     split = [each.view(*each.shape[:2], heads, -1).transpose(1, 2) for each in (left, right)]
-    return split[0] @ split[1].mT / math.sqrt(split[0].shape[-1])
+    return split[0] / math.sqrt(split[0].shape[-1]) @ split[1].mT
 
 
 def row_loss(learned: Tensor, wanted: Tensor, mask: Tensor, *, softmax: bool) -> Tensor:
@@ -66,7 +66,10 @@ def softmax(scores: Tensor, keys: Tensor) -> Tensor:
 
 
 def _over_keys(normalise: Callable[..., Tensor], scores: Tensor, keys: Tensor) -> Tensor:
-    scores = scores.masked_fill(~keys, torch.finfo(scores.dtype).min)
+    # Added, not filled in: several times as fast on CPUs.
+    scores = scores + torch.zeros_like(keys, dtype=scores.dtype).masked_fill(
+        ~keys, torch.finfo(scores.dtype).min
+    )
     if scores.shape[-1] < SHORT:
         return normalise(scores.movedim(-1, 0), dim=0).movedim(0, -1)
     return normalise(scores, dim=-1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.objectives import Relations
+from hf_kdnas.distill.objectives import Relations, SharedSignals
 from hf_kdnas.distill.objectives.scores import SHORT
 from hf_kdnas.errors import InvalidInput
 
@@ -139,3 +139,39 @@ def test_a_student_in_double_precision_learns_from_signals_in_single(options):
     teacher = {name: signal.float() for name, signal in signals_of(TEACHER, 4, lengths, seed=1).items()}
     exact = {name: signal.double() for name, signal in teacher.items()}
     torch.testing.assert_close(objective(student, teacher, batch), objective(student, exact, batch))
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("options", [{}, {"loss": "mse"}, {"softmax": False}], ids=str)
+def test_students_that_share_their_teachers_relations_are_given_the_same_values(options, lengths):
+    batch, teacher = batch_of(lengths), signals_of(TEACHER, 4, lengths, seed=1)
+    padding = ~batch["attention_mask"].bool()
+    for signal in teacher.values():
+        signal[padding] = float("nan")
+    shared = SharedSignals(teacher, batch)
+    for seed, size in enumerate((8, 4, 8)):
+        shape = Architecture(
+            num_hidden_layers=2, hidden_size=size, num_attention_heads=2, intermediate_size=16
+        )
+        objective, student = (
+            Relations(shape, TEACHER, relation_heads=4, **options),
+            signals_of(shape, 2, lengths, seed),
+        )
+        for signal in student.values():
+            signal[padding] = float("inf")
+        value = objective(student, shared, batch)
+        assert value > 0
+        torch.testing.assert_close(value, objective(student, teacher, batch), rtol=1e-10, atol=0)
+        # What was made of the teacher's signals is not made again.
+        for signal in shared.values():
+            signal.zero_()
+
+
+def test_relations_that_are_shared_are_those_of_one_layer_and_number_of_heads():
+    lengths = LENGTHS[0]
+    student, batch = signals_of(STUDENT, 2, lengths, 2), batch_of(lengths)
+    teacher = signals_of(TEACHER, 4, lengths, 1) | signals_of(TEACHER, 3, lengths, 3)
+    shared = SharedSignals(teacher, batch)
+    for options in ({}, {"relation_heads": 2}, {"teacher_layer": 3}, {"loss": "mse"}, {"softmax": False}):
+        objective = Relations(STUDENT, TEACHER, **options)
+        torch.testing.assert_close(objective(student, shared, batch), objective(student, teacher, batch))

@@ -8,6 +8,7 @@ with those that are missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +21,13 @@ from hf_kdnas.processes import from_first
 from hf_kdnas.run import read_json, write_json
 from hf_kdnas.search.reward import reward
 from hf_kdnas.search.sampler import make_sampler
+from hf_kdnas.search.storage import beat, heartbeats
 from hf_kdnas.search.study import (
     Candidate,
     ask_episode,
     ask_member,
     finished_candidates,
+    is_running,
     open_study,
     tell_candidate,
     tell_rejected,
@@ -93,7 +96,8 @@ class SearchDriver:
     def run(self) -> list[Candidate]:
         """Run the episodes that are missing, and return the candidates of all."""
         study = self._open() if self.processes.is_main_process else None
-        with self.narrator.loop(f"search ({self.sampler})", self.section.episodes) as progress:
+        alive = heartbeats(study, self._running.values) if study else nullcontext()
+        with alive, self.narrator.loop(f"search ({self.sampler})", self.section.episodes) as progress:
             for episode in range(self._episodes_done(study), self.section.episodes):
                 progress(episode, self._best(study))
                 if not self._run_episode(study, episode):
@@ -146,6 +150,7 @@ class SearchDriver:
             trials = ask_episode(study, self.space, missing, sampler)
             if not trials:
                 break
+            beat(study, [trial for trial, _ in trials])
             for trial, architecture in trials:
                 expected = trial.user_attrs.get("predicted_reward")
                 rejected = not self.latencies.within(architecture, self.section.constraints)
@@ -216,4 +221,6 @@ class SearchDriver:
     def _trial(self, study: optuna.Study, asked: _Asked) -> optuna.Trial:
         """The running trial of a candidate; a new one where an interrupted launch asked for it."""
         running = self._running.pop(asked.architecture, None)
-        return running or ask_member(study, self.space, asked.architecture, asked.predicted_reward)
+        if running is not None and is_running(study, running):
+            return running
+        return ask_member(study, self.space, asked.architecture, asked.predicted_reward)

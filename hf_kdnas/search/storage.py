@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from hf_kdnas.errors import InvalidInput, MissingPackage
+
+# Seconds from one sign of life of a trial to the next; after two without one other launches take it for dead.
+BEAT = 60
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's remarks: that a study was created, and that signs of life are for its own loop."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.filterwarnings("ignore", "Heartbeat of storage")
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
 def is_database(storage: str | Path) -> bool:
@@ -57,7 +80,8 @@ def database(url: str) -> BaseStorage:
     # Which driver a bare postgresql:// means depends on SQLAlchemy's version.
     url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
     try:
-        return optuna.storages.get_storage(url)
+        with quiet():
+            return optuna.storages.get_storage(RDBStorage(url, heartbeat_interval=BEAT))
     except Exception as error:  # each database driver has errors of its own
         if isinstance(error, ImportError) and url.startswith("postgresql"):
             raise MissingPackage("psycopg", f"to reach {shown}", '"hf-kdnas[postgres]"') from error
@@ -73,3 +97,42 @@ def _without_password(url: str) -> str:
     """The URL without what stands before the host, which errors must not show."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def beat(study: optuna.Study, trials: Collection[optuna.Trial]) -> None:
+    """Give signs of life of trials that run, which Optuna does not for those that were asked for.
+
+    In a journal file, which belongs to one launch, none are needed.
+
+    Args:
+        study: The study.
+        trials: Trials that this launch asked it for.
+    """
+    storage = study._storage
+    if isinstance(storage, BaseHeartbeat):
+        for trial in trials:
+            storage.record_heartbeat(trial._trial_id)
+
+
+@contextmanager
+def heartbeats(study: optuna.Study, running: Callable[[], Collection[optuna.Trial]]) -> Iterator[None]:
+    """Give signs of life of whatever trials run, time and again while this is open.
+
+    Args:
+        study: The study.
+        running: Tells which trials run.
+    """
+    closed = threading.Event()
+
+    def keep_beating() -> None:
+        while not closed.wait(BEAT):
+            with suppress(StorageInternalError):  # a database that is back in time for the next one
+                beat(study, list(running()))
+
+    thread = threading.Thread(target=keep_beating, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        closed.set()
+        thread.join()

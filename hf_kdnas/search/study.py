@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.search.storage import database, is_database, journal
+from hf_kdnas.search.storage import database, is_database, journal, quiet
 from hf_kdnas.space import SearchSpace
 
 QUALITY, LATENCY = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
@@ -85,7 +83,7 @@ def open_study(storage: str | Path, name: str) -> optuna.Study:
 
     A journal file belongs to one launch at a time: what an interrupted launch left in it (a torn last
     line, a lock, trials that were running) is cleared away. In a database, which several launches may
-    share, running trials are left alone.
+    share, running trials are left alone, but for those that have given no sign of life for a while (`beat`).
 
     Args:
         storage: A journal file, or an Optuna storage URL.
@@ -104,21 +102,10 @@ def open_study(storage: str | Path, name: str) -> optuna.Study:
 
 
 def _create(storage: BaseStorage, name: str) -> optuna.Study:
-    with _quiet():
+    with quiet():
         return optuna.create_study(
             storage=storage, study_name=name, directions=(QUALITY, LATENCY), load_if_exists=True
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's remark that a study was created."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def ask_episode(
@@ -142,6 +129,8 @@ def ask_episode(
         InvalidInput: If the study was begun over other dimensions.
     """
     _check_dimensions(study, space)
+    with quiet():
+        optuna.storages.fail_stale_trials(study)
     seen = tried_architectures(study)
     asked: list[tuple[Trial, Architecture]] = []
     while len(asked) < n and any(member not in seen for member in space):
@@ -165,9 +154,15 @@ def ask_member(
         predicted_reward: What a sampler expected of it.
     """
     study.sampler = _Fixed(space.values_of(architecture))
-    trial = study.ask({**space.distributions()})
+    with quiet():
+        trial = study.ask({**space.distributions()})
     _name(trial, architecture, predicted_reward)
     return trial
+
+
+def is_running(study: optuna.Study, trial: Trial) -> bool:
+    """Whether a trial can still be told: another launch may have taken it for dead."""
+    return study._storage.get_trial(trial._trial_id).state == TrialState.RUNNING
 
 
 def _name(trial: Trial, architecture: Architecture, predicted_reward: float | None) -> None:
@@ -182,7 +177,8 @@ def _ask_unseen(
     distributions: dict[str, BaseDistribution] = {**space.distributions()}
     study.sampler = sampler
     for _ in range(RETRIES):
-        trial = study.ask(distributions)
+        with quiet():
+            trial = study.ask(distributions)
         architecture = space.architecture(trial.params)
         if architecture is not None and architecture not in seen:
             return trial, architecture

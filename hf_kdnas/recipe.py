@@ -91,6 +91,7 @@ class TeacherSection:
         "PEFT adapter, a folder or Hub id, that is merged into the teacher. Where it brings the task head, "
         "data.labels has to name the classes in the order that it was trained with",
     )
+    adapter_revision: str | None = option(None, "branch, tag or commit of an adapter on the Hub")
     fine_tune: TrainingSection | None = option(
         None, "train the teacher on the task first; null takes its task head as it is"
     )
@@ -288,6 +289,7 @@ class EvaluationSection:
         InvalidInput: If a value is outside its limits, or a list is empty or names something twice.
     """
 
+    revision: str | None = option(None, "branch, tag or commit of a model on the Hub")
     data: str | None = option(
         None,
         "folder that holds a folder for each task, laid out as on the Hub; null takes a task from "

@@ -140,13 +140,22 @@ def _ended(recipe: Recipe, processes: PartialState, results: dict[str, Any]) -> 
     return results
 
 
-def latency(model: str, *, reference: str | None, section: LatencySection) -> str:
+def latency(
+    model: str,
+    *,
+    reference: str | None,
+    section: LatencySection,
+    revision: str | None = None,
+    reference_revision: str | None = None,
+) -> str:
     """Measure a model folder on ONNX Runtime, and tell the result.
 
     Args:
         model: Folder or Hub id of a model with a head; its ONNX file is used if it has one.
         reference: Another one, timed in turn with it.
         section: Where and how to measure.
+        revision: Of a model on the Hub.
+        reference_revision: The same of the reference.
 
     Raises:
         InvalidInput: If a model can't be found or exported.
@@ -158,8 +167,11 @@ def latency(model: str, *, reference: str | None, section: LatencySection) -> st
     target = LatencyTarget(**vars(section))
     with tempfile.TemporaryDirectory() as scratch:
         files = [
-            onnx_file(each, Path(scratch) / name, precision=target.precision)
-            for name, each in (("model", model), ("reference", reference))
+            onnx_file(each, Path(scratch) / name, precision=target.precision, revision=commit)
+            for name, each, commit in (
+                ("model", model, revision),
+                ("reference", reference, reference_revision),
+            )
             if each is not None
         ]
         report = measure(files[0], target, reference=files[1] if reference else None)

@@ -59,6 +59,20 @@ def test_a_run_survives_an_upload_that_fails(
     assert online.repos["someone/else"].private
 
 
+@pytest.mark.slow
+def test_of_several_ranks_the_first_alone_publishes(
+    hub: Hub, environment: dict[str, str], again: list[str], tiny_run: Path
+) -> None:
+    environment |= {"ACCELERATE_USE_CPU": "true", "KDNAS_CACHE": str(tiny_run.parent / "kdnas-cache")}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "hf_kdnas"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *again], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert hub.requests.count("GET /api/whoami-v2") == 2  # before the run, and at its end
+    assert len([each for each in hub.requests if "/commit/" in each]) == 1
+
+
 @pytest.mark.parametrize(
     ("token", "settings", "message"),
     [

@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _FIELD = "teacher.adapter"
-_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 
 
-def check_adapter(adapter: str) -> dict[str, Any]:
+def check_adapter(adapter: str, revision: str | None = None) -> dict[str, Any]:
     """Look at an adapter before any work.
 
     Args:
         adapter: Its folder or Hub id.
+        revision: Of one on the Hub.
 
     Returns:
         Its config.
@@ -35,12 +36,15 @@ def check_adapter(adapter: str) -> dict[str, Any]:
     """
     if find_spec("peft") is None:
         raise MissingPackage("peft", f"for {_FIELD}", '"hf-kdnas[peft]"')
-    folder = _folder(adapter)
+    folder = _folder(adapter, revision)
     try:
-        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidInput(
-            _FIELD, adapter, f"must have an {_CONFIG} ({error})", "Give what PEFT's save_pretrained wrote."
+            _FIELD,
+            adapter,
+            f"must have an {ADAPTER_CONFIG} ({error})",
+            "Give what PEFT's save_pretrained wrote.",
         ) from error
     if not (folder / _WEIGHTS).is_file():
         raise InvalidInput(
@@ -52,17 +56,18 @@ def check_adapter(adapter: str) -> dict[str, Any]:
     return config
 
 
-def brings_head(adapter: str | None) -> bool:
+def brings_head(adapter: str | None, revision: str | None = None) -> bool:
     """Whether there is an adapter, and a task head in it."""
-    return adapter is not None and bool(check_adapter(adapter).get("modules_to_save"))
+    return adapter is not None and bool(check_adapter(adapter, revision).get("modules_to_save"))
 
 
-def merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+def merge_adapter(model: PreTrainedModel, adapter: str, revision: str | None = None) -> PreTrainedModel:
     """A model with an adapter merged into its weights: a stock model again.
 
     Args:
         model: The model that the adapter was trained on; changed in place.
         adapter: The adapter's folder or Hub id.
+        revision: Of one on the Hub.
 
     Raises:
         InvalidInput: If the adapter is of another model, or of a kind that can't be merged.
@@ -73,7 +78,8 @@ def merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
         with warnings.catch_warnings():
             # What an adapter lacks would stay as it was drawn, and do nothing.
             warnings.filterwarnings("error", "Found missing adapter keys")
-            adapted = PeftModel.from_pretrained(model, str(_folder(adapter)), torch_device="cpu")
+            folder = _folder(adapter, revision)
+            adapted = PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     # PEFT raises errors of many kinds, among them AttributeError for adapters that can't be merged.
     except Exception as error:
@@ -87,7 +93,7 @@ def merge_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     return merged
 
 
-def _folder(adapter: str) -> Path:
+def _folder(adapter: str, revision: str | None) -> Path:
     """An adapter's folder; one on the Hub is fetched, its config and safetensors alone."""
     folder = Path(resolve_path(adapter))
     if folder.is_dir():
@@ -95,7 +101,8 @@ def _folder(adapter: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(adapter, allow_patterns=[_CONFIG, _WEIGHTS]))
+        patterns = [ADAPTER_CONFIG, _WEIGHTS]
+        return Path(snapshot_download(adapter, revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise InvalidInput(
             _FIELD, adapter, "must be a folder or a Hub id", why_not_loaded(adapter, error)

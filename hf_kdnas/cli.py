@@ -94,7 +94,9 @@ def _add_recipes(recipes: argparse.ArgumentParser) -> None:
 
 def _add_latency(latency: argparse.ArgumentParser) -> None:
     latency.add_argument("model", metavar="MODEL_DIR", help="folder of a model, or its Hub id")
+    latency.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub")
     latency.add_argument("--reference", metavar="DIR", help="a model timed in turn with it")
+    latency.add_argument("--reference-revision", metavar="NAME", help="the same of the reference")
     latency.add_argument(
         "--provider", default="CPUExecutionProvider", help="execution provider (%(default)s)"
     )
@@ -127,6 +129,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
             flag, type=kind, nargs="*", default=argparse.SUPPRESS, metavar=metavar, help=text
         )
     for flag, kind, metavar, text in (
+        ("--revision", str, "NAME", "branch, tag or commit of a model on the Hub"),
         ("--data", str, "DIR", "holds a folder for each task ($KDNAS_DATA/glue, else the Hub)"),
         ("--held-out", float, "PART", "of the training rows, where there is a choice (0.1)"),
         ("--max-length", int, "TOKENS", "kept of a row (128)"),
@@ -244,7 +247,8 @@ def _latency(options: argparse.Namespace) -> None:
     check_section(section)
     from hf_kdnas import workflows
 
-    print(workflows.latency(options.model, reference=options.reference, section=section))
+    models = {name: getattr(options, name) for name in ("reference", "revision", "reference_revision")}
+    print(workflows.latency(options.model, **models, section=section))
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -91,6 +91,7 @@ class TeacherSection:
         "PEFT adapter, a folder or Hub id, that is merged into the teacher. Where it brings the task head, "
         "data.labels has to name the classes in the order that it was trained with",
     )
+    adapter_revision: str | None = option(None, "branch, tag or commit of an adapter on the Hub")
     fine_tune: TrainingSection | None = option(
         None, "train the teacher on the task first; null takes its task head as it is"
     )
@@ -243,6 +244,14 @@ class Recipe:
     seed: int = option(42, "decides everything that is drawn, but not the splits", least=0, most=2**32 - 1)
     output_dir: str = option("", "folder of the run; empty means runs/NAME")
     report_to: list[str] = option(["none"], "trackers, as in Transformers: none, all, tensorboard, wandb ...")
+    push_to_hub: bool = option(
+        False,
+        "publish the student at the end of `kdnas search`, `distill` or `homotopic`, as `publish` does",
+    )
+    hub_model_id: str | None = option(
+        None, "the repository, NAME or OWNER/NAME, made where there is none; null takes the run's name"
+    )
+    hub_private_repo: bool = option(False, "make it a private one")
     teacher: TeacherSection
     data: DataSection
     space: SpaceSection = option(SpaceSection(), "the architectures to search")
@@ -280,6 +289,7 @@ class EvaluationSection:
         InvalidInput: If a value is outside its limits, or a list is empty or names something twice.
     """
 
+    revision: str | None = option(None, "branch, tag or commit of a model on the Hub")
     data: str | None = option(
         None,
         "folder that holds a folder for each task, laid out as on the Hub; null takes a task from "
@@ -329,4 +339,5 @@ def recipe_to_yaml(recipe: Recipe) -> str:
 
 def recipe_fingerprint(recipe: Recipe, workflow: str) -> str:
     """Identifies what a workflow is asked to do, wherever its results go (SHA-256, hexadecimal)."""
-    return fingerprint({"workflow": workflow, **asdict(recipe)}, leave_out=("output_dir", "report_to"))
+    places = ("output_dir", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo")
+    return fingerprint({"workflow": workflow, **asdict(recipe)}, leave_out=places)

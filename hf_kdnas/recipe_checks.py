@@ -43,6 +43,9 @@ _OWN_FIELDS = {
     "output_dir": "output_dir",
     "seed": "seed",
     "report_to": "report_to",
+    "push_to_hub": "push_to_hub",
+    "hub_model_id": "hub_model_id",
+    "hub_private_repo": "hub_private_repo",
 }
 
 # TrainingArguments that want a data set to evaluate on while a model is trained.

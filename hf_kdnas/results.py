@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 
+from hf_kdnas.adapter import ADAPTER_CONFIG
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.environment import environment
 from hf_kdnas.hub.sources import hub_commit, teacher_licence
@@ -167,6 +168,9 @@ def teacher_source(section: TeacherSection) -> dict[str, Any]:
         "commit": hub_commit(section.model, section.revision),
         "license": teacher_licence(section),
         "adapter": section.adapter and full_path(section.adapter),
+        "adapter_revision": section.adapter_revision,
+        "adapter_commit": section.adapter
+        and hub_commit(section.adapter, section.adapter_revision, ADAPTER_CONFIG),
     }
 
 

@@ -50,7 +50,7 @@ def load_config(section: TeacherSection, head: str) -> PretrainedConfig:
     check_folder("teacher.model", section.model)
     config: PretrainedConfig = _from_pretrained(AutoConfig, section)
     get_family(config)
-    adapted = brings_head(section.adapter)
+    adapted = brings_head(section.adapter, section.adapter_revision)
     if section.fine_tune is None and not (adapted or has_head(config, head)):
         raise InvalidInput(
             "teacher.model",
@@ -227,7 +227,9 @@ def _load(section: TeacherSection, head_class: Any, seed: int, fields: Mapping[s
             **fields,
         )
     _check_sizes(model, loading["mismatched_keys"], section)
-    return model if section.adapter is None else merge_adapter(model, section.adapter)
+    if section.adapter is None:
+        return model
+    return merge_adapter(model, section.adapter, section.adapter_revision)
 
 
 def _check_sizes(model: PreTrainedModel, drawn: Iterable[Any], section: TeacherSection) -> None:

@@ -15,6 +15,7 @@ from hf_kdnas.homotopic.plan import plan_homotopic, plan_homotopic_search
 from hf_kdnas.hub.card import render_card
 from hf_kdnas.hub.gallery import find_results, gallery_text
 from hf_kdnas.hub.publish import publish_run
+from hf_kdnas.hub.push import check_push, push_run
 from hf_kdnas.materials import check_room_for_signals
 from hf_kdnas.plan import Plan, plan_distillation, plan_search
 from hf_kdnas.processes import join_processes
@@ -60,8 +61,7 @@ def search(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> 
     plan = plan_homotopic_search(recipe) if narrowing else plan_search(recipe)
     stages = PruningSearchStages if narrowing else SearchStages
     results = stages(plan, _open_folder(plan, processes, resume, overwrite), processes).run()
-    processes.wait_for_everyone()
-    return results
+    return _ended(recipe, processes, results)
 
 
 def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -129,17 +129,33 @@ def _finished(stages: Stages, student: Student, **findings: Any) -> dict[str, An
         _, met = choose_winner([student], stages.recipe.search.constraints)
         space = stages.plan.space
         results = stages.finish(Findings(space, finalists=[student], winner=student, met=met, **findings))
-    stages.processes.wait_for_everyone()
+    return _ended(stages.recipe, stages.processes, results)
+
+
+def _ended(recipe: Recipe, processes: PartialState, results: dict[str, Any]) -> dict[str, Any]:
+    """Let the other ranks go, and publish what the recipe wants published."""
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        push_run(recipe)
     return results
 
 
-def latency(model: str, *, reference: str | None, section: LatencySection) -> str:
+def latency(
+    model: str,
+    *,
+    reference: str | None,
+    section: LatencySection,
+    revision: str | None = None,
+    reference_revision: str | None = None,
+) -> str:
     """Measure a model folder on ONNX Runtime, and tell the result.
 
     Args:
         model: Folder or Hub id of a model with a head; its ONNX file is used if it has one.
         reference: Another one, timed in turn with it.
         section: Where and how to measure.
+        revision: Of a model on the Hub.
+        reference_revision: The same of the reference.
 
     Raises:
         InvalidInput: If a model can't be found or exported.
@@ -151,8 +167,11 @@ def latency(model: str, *, reference: str | None, section: LatencySection) -> st
     target = LatencyTarget(**vars(section))
     with tempfile.TemporaryDirectory() as scratch:
         files = [
-            onnx_file(each, Path(scratch) / name, precision=target.precision)
-            for name, each in (("model", model), ("reference", reference))
+            onnx_file(each, Path(scratch) / name, precision=target.precision, revision=commit)
+            for name, each, commit in (
+                ("model", model, revision),
+                ("reference", reference, reference_revision),
+            )
             if each is not None
         ]
         report = measure(files[0], target, reference=files[1] if reference else None)
@@ -228,6 +247,7 @@ def _open_folder(plan: Plan, processes: PartialState, resume: bool, overwrite: b
     recipe = plan.recipe
     folder = RunFolder(Path(recipe.output_dir))
     if processes.is_main_process:
+        check_push(recipe)  # before an earlier run is deleted
         identity = recipe_fingerprint(recipe, plan.workflow)
         folder.open(recipe_to_yaml(recipe), identity, resume=resume, overwrite=overwrite)
         require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")

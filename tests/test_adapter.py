@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import subprocess
@@ -195,16 +196,20 @@ def _on_the_hub(cache: Path, name: str, folder: Path, commit: str, revision: str
 
 
 def test_teacher_and_adapter_from_the_hub_at_a_revision(tiny_project: Path, tmp_path: Path, base) -> None:
-    cache = tmp_path / "hub"
+    cache, untouched = tmp_path / "hub", copy.deepcopy(base)
     save_adapter(base, tiny_project / "adapter")
     wanted = weights_hash(teacher_of(recipe_of(tiny_project, "teacher.fine_tune=null")))
     _on_the_hub(cache, "base", tiny_project / "base", "a" * 40, "v1")
-    _on_the_hub(cache, "adapter", tiny_project / "adapter", "c" * 40, "main")
+    _on_the_hub(cache, "adapter", tiny_project / "adapter", "c" * 40, "v2")
+    shutil.rmtree(tiny_project / "adapter")
+    save_adapter(untouched, tiny_project / "adapter", seed=1)
+    _on_the_hub(cache, "adapter", tiny_project / "adapter", "d" * 40, "main")
     with torch.no_grad():
         base.classifier.weight.zero_()
     base.save_pretrained(tiny_project / "base")
     _on_the_hub(cache, "base", tiny_project / "base", "b" * 40, "main")
-    settings = ["model=org/base", "revision=v1", "adapter=org/adapter", "fine_tune=null"]
+    settings = ["model=org/base", "revision=v1", "adapter=org/adapter", "adapter_revision=v2"]
+    settings += ["fine_tune=null"]
     recipe = str(tiny_project / "recipe.yaml")
     done = subprocess.run(
         [sys.executable, "-c", LOAD, recipe, *(f"teacher.{each}" for each in settings)],

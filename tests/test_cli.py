@@ -43,8 +43,8 @@ def workflows(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
         calls.append((recipe, resume, overwrite))
         return RESULTS
 
-    def latency(model: str, *, reference: str | None, section: LatencySection) -> str:
-        calls.append((model, reference, section))
+    def latency(model: str, *, section: LatencySection, **models: str | None) -> str:
+        calls.append((model, models, section))
         return "2.5 ms"
 
     def evaluate(model: str, section: EvaluationSection, **options: Any) -> dict[str, Any]:
@@ -227,14 +227,16 @@ def test_resume_and_overwrite_exclude_each_other() -> None:
 
 def test_latency_hands_over_its_target(workflows: types.SimpleNamespace) -> None:
     arguments = ["latency", "student", "--reference", "teacher", "--threads", "2", "--sequence-length", "64"]
-    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, "--revision", "v1", "--reference-revision", "v2"]) == 0
     section = LatencySection(threads=2, sequence_length=64)
-    assert workflows.calls == [("student", "teacher", section)]
+    models = {"reference": "teacher", "revision": "v1", "reference_revision": "v2"}
+    assert workflows.calls == [("student", models, section)]
 
 
 def test_latency_has_the_recipes_defaults(workflows: types.SimpleNamespace) -> None:
     assert cli.main(["latency", "student"]) == 0
-    assert workflows.calls == [("student", None, LatencySection())]
+    models = dict.fromkeys(("reference", "revision", "reference_revision"))
+    assert workflows.calls == [("student", models, LatencySection())]
 
 
 def test_evaluate_hands_over_what_is_given(
@@ -245,6 +247,8 @@ def test_evaluate_hands_over_what_is_given(
         "--learning-rates",
         "2e-5",
         "3e-5",
+        "--revision",
+        "v1",
         "--held-out",
         "0.2",
         "--data",
@@ -254,7 +258,12 @@ def test_evaluate_hands_over_what_is_given(
     ]
     assert cli.main([*arguments, "--resume", "--published"]) == 0
     section = EvaluationSection(
-        data="glue", tasks=["sst2", "rte"], seeds=[7], learning_rates=[2e-5, 3e-5], held_out=0.2
+        revision="v1",
+        data="glue",
+        tasks=["sst2", "rte"],
+        seeds=[7],
+        learning_rates=[2e-5, 3e-5],
+        held_out=0.2,
     )
     options = {"output_dir": "out", "published": True, "resume": True, "overwrite": False}
     assert workflows.calls == [("student", section, options)]

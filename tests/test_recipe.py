@@ -219,7 +219,9 @@ def test_yaml_reads_back_as_the_same_recipe(small: str, tmp_path: Path) -> None:
 
 def test_the_fingerprint_tells_recipes_apart_but_not_their_folders(small: str) -> None:
     recipe = load_recipe(small)
-    moved = dataclasses.replace(recipe, output_dir="elsewhere", report_to=["all"])
+    moved = dataclasses.replace(
+        recipe, output_dir="elsewhere", report_to=["all"], push_to_hub=True, hub_model_id="a/b"
+    )
     assert recipe_fingerprint(moved, "search") == recipe_fingerprint(recipe, "search")
     changed = load_recipe(small, ["search.proxy.epochs=5"])
     assert recipe_fingerprint(changed, "search") != recipe_fingerprint(recipe, "search")

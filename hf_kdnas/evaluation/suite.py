@@ -58,7 +58,7 @@ class Suite:
         Raises:
             InvalidInput: If it can't be fine-tuned.
         """
-        asked = _asked(model)
+        asked = _asked(model, self.section)
         with _named(lambda field: field.replace("teacher.model", "model")):
             some_task = next(iter(self.reporting[self.section.tasks[0]].values()))
             base = cast("PreTrainedModel", load_model(asked, some_task, seed=0).base_model)
@@ -95,7 +95,7 @@ def load_suite(model: str, section: EvaluationSection) -> Suite:
         InvalidInput: If the model can't be fine-tuned, or a task's data are not there or not as they
             should be.
     """
-    asked = _asked(model)
+    asked = _asked(model, section)
     with _named(lambda field: field.replace("teacher.model", "model")):
         config = load_config(asked, Classification.head)
         tokenizer = load_tokenizer(asked, config)
@@ -111,9 +111,9 @@ def load_suite(model: str, section: EvaluationSection) -> Suite:
     return suite.with_model(model)
 
 
-def _asked(model: str) -> TeacherSection:
+def _asked(model: str, section: EvaluationSection) -> TeacherSection:
     # It is fine-tuned here, whatever these settings are: any head will do.
-    return TeacherSection(model=model, fine_tune=TrainingSection())
+    return TeacherSection(model=model, revision=section.revision, fine_tune=TrainingSection())
 
 
 def _rows_key(task: TaskData) -> list[str]:

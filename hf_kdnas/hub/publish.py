@@ -78,16 +78,15 @@ def publish_run(
         InvalidInput: If the run isn't finished, the token, the name or the card won't do, or the Hub
             can't be reached.
     """
-    check_repo_id(repo_id)
     if dry_run:
+        check_repo_id(repo_id)
         bundle = bundle_run(run_dir, repo_id)
         return Publication(repo_id, "", bundle.sizes(), bundle.notes)
-    api, narrator = open_session(), Narrator()
-    user: dict[str, Any] = patiently("asking who you are", api.whoami, narrator)
-    repo_id = owned_id(user, repo_id)
-    check_access(user, repo_id, pr=pr)
+    narrator = Narrator()
+    target = check_target(repo_id, private=private, pr=pr)
+    api, repo_id = target.api, target.repo_id
     bundle = bundle_run(run_dir, repo_id)
-    _prepare_repo(api, repo_id, bundle, private=private, revision=revision, pr=pr, narrator=narrator)
+    _prepare_repo(target, bundle, private=private, revision=None if pr else revision, narrator=narrator)
     sizes = bundle.sizes()
     narrator.say(f"{len(sizes)} files, {sum(sizes.values()) / 1e6:.1f} MB, to {repo_id}")
     commit = _Commit(api, repo_id, revision, pr, bundle, run_dir / ASIDE)
@@ -95,42 +94,70 @@ def publish_run(
     return Publication(repo_id, url, sizes, (*bundle.notes, *commit.notes))
 
 
-def _prepare_repo(
-    api: HfApi,
-    repo_id: str,
-    bundle: Bundle,
-    *,
-    private: bool,
-    revision: str | None,
-    pr: bool,
-    narrator: Narrator,
-) -> None:
-    """See that the repository and its branch are there.
+@dataclass(frozen=True)
+class Target:
+    """A repository that may be published to, as far as the Hub says so beforehand.
+
+    Attributes:
+        api: The Hub.
+        repo_id: OWNER/NAME.
+        exists: Whether it is there.
+    """
+
+    api: HfApi
+    repo_id: str
+    exists: bool
+
+
+def check_target(repo_id: str, *, private: bool = False, pr: bool = False) -> Target:
+    """See that a repository may be published to; nothing is made there.
+
+    Args:
+        repo_id: NAME or OWNER/NAME.
+        private: Whether it is to be a private one.
+        pr: Whether a pull request is to be opened.
 
     Raises:
-        InvalidInput: If a pull request is to be opened in a repository that isn't there, or one that is
-            public was to be private; or a new one's card has metadata that the Hub won't take.
+        InvalidInput: If the name or the token won't do, the Hub can't be reached, a pull request is to be
+            opened in a repository that isn't there, or one that is public was to be private.
     """
+    check_repo_id(repo_id)
+    api, narrator = open_session(), Narrator()
+    user: dict[str, Any] = patiently("asking who you are", api.whoami, narrator)
+    repo_id = owned_id(user, repo_id)
+    check_access(user, repo_id, pr=pr)
     found = patiently("looking for the repository", lambda: _find(api, repo_id), narrator)
     if found is None and pr:
         raise InvalidInput(
             "--pr", repo_id, "there is no such repository", "Leave out --pr to make it, or correct its name."
         )
-    if found is None:
+    if found is not None and private and not found.private:
+        raise InvalidInput(
+            "--private",
+            repo_id,
+            "the repository is there, and public",
+            "Make it private in its settings on the Hub first, or publish it as it is.",
+        )
+    return Target(api, repo_id, exists=found is not None)
+
+
+def _prepare_repo(
+    target: Target, bundle: Bundle, *, private: bool, revision: str | None, narrator: Narrator
+) -> None:
+    """See that the repository and its branch are there.
+
+    Raises:
+        InvalidInput: If a new one's card has metadata that the Hub won't take.
+    """
+    api, repo_id = target.api, target.repo_id
+    if not target.exists:
         patiently("checking the card", lambda: _validate(api, bundle.card), narrator)
         patiently(
             "making the repository",
             lambda: api.create_repo(repo_id, private=private or None, exist_ok=True),
             narrator,
         )
-    elif private and not found.private:
-        raise InvalidInput(
-            "--private",
-            repo_id,
-            "the repository is there, and public",
-            "Make it private in its settings on the Hub first, or leave out --private.",
-        )
-    if revision not in (None, MAIN) and not pr and not str(revision).startswith("refs/"):
+    if revision not in (None, MAIN) and not str(revision).startswith("refs/"):
         branch = str(revision)
         patiently(
             "making the branch", lambda: api.create_branch(repo_id, branch=branch, exist_ok=True), narrator

@@ -109,7 +109,7 @@ def check_access(user: dict[str, Any], repo_id: str, *, pr: bool) -> None:
             "REPO_ID",
             repo_id,
             f"it belongs to somebody else: you may publish as {user['name']}{others}",
-            "Choose a name of your own, or propose the files with --pr where the repository exists.",
+            "Choose a name of your own; where the repository exists, kdnas publish --pr proposes the files.",
         )
     token = user.get("auth", {}).get("accessToken", {})
     role = token.get("role", "write")

@@ -62,15 +62,21 @@ def teacher_name(results: Mapping[str, Any]) -> str:
 
 def teacher_revision(results: Mapping[str, Any]) -> str:
     """The commit that the teacher was loaded from, in short, or what was asked for; else empty."""
-    teacher = results["teacher"]
-    commit = teacher.get("commit")  # results of older versions lack it
-    return commit[:12] if commit else teacher["revision"] or ""
+    return _revision(results["teacher"], "")
 
 
 def adapter_name(results: Mapping[str, Any]) -> str | None:
-    """The adapter that was merged into the teacher, likewise; None where there was none."""
-    adapter = results["teacher"]["adapter"]
-    return adapter if adapter is None or is_hub_id(adapter) else PurePosixPath(adapter).name
+    """The adapter that was merged into the teacher, with its revision; None where there was none."""
+    adapter, revision = results["teacher"]["adapter"], _revision(results["teacher"], "adapter_")
+    if adapter is None:
+        return None
+    name: str = adapter if is_hub_id(adapter) else PurePosixPath(adapter).name
+    return f"{name} (revision {revision})" if revision else name
+
+
+def _revision(teacher: Mapping[str, Any], prefix: str) -> str:
+    # Results of older versions lack some of these.
+    return (teacher.get(f"{prefix}commit") or "")[:12] or teacher.get(f"{prefix}revision") or ""
 
 
 def hub_dataset(results: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -102,17 +108,18 @@ def licence(results: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def hub_commit(name: str, revision: str | None) -> str | None:
+def hub_commit(name: str, revision: str | None, file: str = "config.json") -> str | None:
     """The commit that a model was loaded from, as the Hub's cache knows it; None for folders of one's own.
 
     Args:
         name: Folder or Hub id.
         revision: What was asked for.
+        file: One that was loaded.
     """
     from transformers.utils.hub import cached_file
 
     try:
-        path = cached_file(resolve_path(name), "config.json", revision=revision, local_files_only=True)
+        path = cached_file(resolve_path(name), file, revision=revision, local_files_only=True)
     except OSError:
         return None
     found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(path or "").as_posix())

@@ -10,12 +10,12 @@ from hf_kdnas.latency.export import export_model, get_exporter
 from hf_kdnas.latency.export.optimum import TASKS
 from hf_kdnas.latency.quantise import quantise
 from hf_kdnas.latency.target import LatencyTarget
-from hf_kdnas.resources import resolve_path
+from hf_kdnas.resources import resolve_path, why_not_loaded
 
 NAMES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 
 
-def onnx_file(model: str, scratch: Path, *, precision: str) -> Path:
+def onnx_file(model: str, scratch: Path, *, precision: str, revision: str | None = None) -> Path:
     """The ONNX file of a model.
 
     Args:
@@ -23,6 +23,7 @@ def onnx_file(model: str, scratch: Path, *, precision: str) -> Path:
             Hub id; an ONNX file, which is taken as it is.
         scratch: Where to export or quantise to, if need be.
         precision: `fp32` or `int8`.
+        revision: Of a model on the Hub.
 
     Raises:
         InvalidInput: If there is no such model, or it can't be exported.
@@ -34,7 +35,7 @@ def onnx_file(model: str, scratch: Path, *, precision: str) -> Path:
     if found is not None:
         return _loadable(found)
     found = _find(path, NAMES["fp32"])
-    fp32 = _export(model, scratch) if found is None else _loadable(found)
+    fp32 = _export(model, revision, scratch) if found is None else _loadable(found)
     return fp32 if precision == "fp32" else quantise(fp32, scratch / NAMES["int8"])
 
 
@@ -56,21 +57,21 @@ def _loadable(path: Path) -> Path:
     return path
 
 
-def _export(model: str, scratch: Path) -> Path:
+def _export(model: str, revision: str | None, scratch: Path) -> Path:
     from transformers import AutoConfig
 
     import hf_kdnas.exact  # noqa: F401  # so that the Auto classes know it
 
     try:
-        config = AutoConfig.from_pretrained(resolve_path(model))
+        config = AutoConfig.from_pretrained(resolve_path(model), revision=revision)
         head_class = _head_class(config.architectures or [])
-        loaded = head_class.from_pretrained(resolve_path(model), use_safetensors=True)
+        loaded = head_class.from_pretrained(resolve_path(model), revision=revision, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise InvalidInput(
             "MODEL_DIR",
             model,
             "must be an ONNX file, a model's folder or a Hub id",
-            " ".join(str(error).split()),
+            why_not_loaded(model, error),
         ) from error
     return export_model(loaded, scratch, exporter=get_exporter()).path
 

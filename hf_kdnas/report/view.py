@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.report.formats import milliseconds, percent, score, times
+from hf_kdnas.report.formats import NOTHING, milliseconds, percent, score, times
 
 Role = Literal["teacher", "winner", "finalist", "hand-crafted", "random search"]
 
@@ -63,10 +63,10 @@ class Timing:
 
     name: str
     median_ms: float
-    interval: str = ""
+    interval: str = NOTHING
     spread_ms: float | None = None
     speedup: float = 1.0
-    speedup_interval: str = ""
+    speedup_interval: str = NOTHING
 
 
 @dataclass(frozen=True)

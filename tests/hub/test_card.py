@@ -218,6 +218,13 @@ def test_the_teachers_revision_is_named(results: dict[str, Any]) -> None:
     assert "revision 0123456789ab)" in card_text(results)
 
 
+def test_so_is_the_adapters(results: dict[str, Any]) -> None:
+    results["teacher"] |= {"adapter": "org/lora", "adapter_revision": "v2", "adapter_commit": None}
+    assert "with the adapter org/lora (revision v2) merged" in card_text(results)
+    results["teacher"]["adapter_commit"] = "0123456789abcdef" * 2
+    assert "org/lora (revision 0123456789ab) merged" in card_text(results)
+
+
 def test_methods_are_cited(results: dict[str, Any]) -> None:
     results["search"]["sampler"] = "tpe"
     text = card_text(results)

@@ -73,6 +73,29 @@ def test_a_published_student_is_a_teacher_and_a_student_again(
     assert hub.requests == []
 
 
+@pytest.mark.slow
+def test_any_model_is_measured_and_evaluated_at_a_revision(
+    hub: Hub, environment: dict[str, str], run_dir: Path, tmp_path: Path
+) -> None:
+    """A commit before the last, which holds no model any more."""
+    student = run_dir / "student"
+    files = {path.name: path.read_bytes() for path in student.iterdir() if path.is_file()}
+    older = put(hub, "someone/tiny", files)
+    put(hub, "someone/tiny", {"config.json": b"{}"})
+    task = tmp_path / "glue" / "rte"
+    task.mkdir(parents=True)
+    for split in ("train", "validation"):
+        rows = [f"a film,{word} film,{label}" for word, label in (("good", 1), ("bad", 0)) * 10]
+        (task / f"{split}.csv").write_text("\n".join(["sentence1,sentence2,label", *rows]))
+    evaluate = ["--tasks", "rte", "--seeds", "0", "--epochs", "1", "--data", str(task.parent)]
+    evaluate += ["--output-dir", str(tmp_path / "evaluated")]
+    latency = ["--sequence-length", "16", "--rounds", "5", "--reference", "someone/tiny"]
+    latency += ["--reference-revision", older]
+    for command, options in (("latency", latency), ("evaluate", evaluate)):
+        done = kdnas(environment, command, "someone/tiny", "--revision", older, *options)
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("setting", ["teacher.model", "data.path", "student"])
 def test_offline_what_the_cache_lacks_is_named(
     tiny_project: Path, capsys: pytest.CaptureFixture[str], setting: str

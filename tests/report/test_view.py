@@ -32,9 +32,10 @@ def test_a_teacher_of_no_quality_divides_nothing(results: dict[str, Any], qualit
 
 def test_intervals_of_a_ratio_become_those_of_the_speed_up(results: dict[str, Any]) -> None:
     results["student"]["latency"] |= {"ratio": 0.25, "ratio_interval": [0.2, 0.5]}
-    student = view.timings(results)[1]
+    teacher, student = view.timings(results)[:2]
     assert student.speedup == 4
     assert student.speedup_interval == "2.00 to 5.00"
+    assert (teacher.interval, teacher.speedup_interval) == ("–", "–")  # noqa: RUF001
 
 
 def test_int8_may_be_missing_or_slower(results: dict[str, Any]) -> None:

@@ -67,7 +67,11 @@ def teacher_revision(results: Mapping[str, Any]) -> str:
 
 def adapter_name(results: Mapping[str, Any]) -> str | None:
     """The adapter that was merged into the teacher, with its revision; None where there was none."""
-    adapter, revision = results["teacher"]["adapter"], _revision(results["teacher"], "adapter_")
+    teacher = results["teacher"]
+    adapter, revision = (
+        teacher.get("adapter"),
+        _revision(teacher, "adapter_"),
+    )  # results of older versions lack it
     if adapter is None:
         return None
     name: str = adapter if is_hub_id(adapter) else PurePosixPath(adapter).name

@@ -74,11 +74,11 @@ def merge_adapter(model: PreTrainedModel, adapter: str, revision: str | None = N
     """
     from peft import PeftModel
 
+    folder = _folder(adapter, revision)
     try:
         with warnings.catch_warnings():
             # What an adapter lacks would stay as it was drawn, and do nothing.
             warnings.filterwarnings("error", "Found missing adapter keys")
-            folder = _folder(adapter, revision)
             adapted = PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
         merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     # PEFT raises errors of many kinds, among them AttributeError for adapters that can't be merged.

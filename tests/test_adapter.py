@@ -116,6 +116,12 @@ def test_a_fine_tuned_teacher_begins_with_its_adapter(tiny_project: Path, base) 
     assert len(kept) == 2
 
 
+def test_an_adapter_that_went_away_is_not_called_one_of_another_teacher(tiny_project: Path, base) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_project / "base")
+    with pytest.raises(InvalidInput, match="must be a folder or a Hub id"):
+        merge_adapter(model, str(tiny_project / "gone"))
+
+
 def _spoil_nothing(folder: Path) -> None:
     """It is of another model."""
 

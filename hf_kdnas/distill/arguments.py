@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import TrainingArguments
@@ -16,6 +16,9 @@ from transformers import TrainingArguments
 from hf_kdnas.distill.criterion import check_objectives
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.precision import TEACHER_DTYPES, resolve_precision
+
+if TYPE_CHECKING:
+    from hf_kdnas.recipe import TrainingSection
 
 # Transformers 5 has a new name for it, and reads the options under the new name alone.
 CHECKPOINTING = (
@@ -73,7 +76,7 @@ class DistillationArguments(TrainingArguments):
                 "Choose one of these.",
             )
         self._refuse()
-        super().__post_init__()  # type: ignore[no-untyped-call]
+        super().__post_init__()
         self._check_checkpointing()
 
     def _refuse(self) -> None:
@@ -118,30 +121,7 @@ class DistillationArguments(TrainingArguments):
         return torch.device("cpu") if device.type == "cpu" else device
 
 
-class Training(Protocol):
-    """What `training_arguments` reads: the fields of a recipe's training section."""
-
-    @property
-    def epochs(self) -> float: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def learning_rate(self) -> float: ...  # noqa: D102
-    @property
-    def warmup_fraction(self) -> float: ...  # noqa: D102
-    @property
-    def weight_decay(self) -> float: ...  # noqa: D102
-    @property
-    def max_grad_norm(self) -> float: ...  # noqa: D102
-    @property
-    def precision(self) -> str: ...  # noqa: D102
-    @property
-    def gradient_accumulation_steps(self) -> int: ...  # noqa: D102
-    @property
-    def training_arguments(self) -> Mapping[str, Any]: ...  # noqa: D102
-
-
-def training_arguments(section: Training, output_dir: Path, **extra: Any) -> DistillationArguments:
+def training_arguments(section: TrainingSection, output_dir: Path, **extra: Any) -> DistillationArguments:
     """The arguments for a recipe's training section, on either line of Transformers.
 
     The section's own `training_arguments` come after its fields, `extra` after both. A checkpoint is

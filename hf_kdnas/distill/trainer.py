@@ -122,7 +122,7 @@ class DistillationTrainer(Trainer):
         if self.teacher is not None:
             cast("nn.Module", self.teacher).to(args.device).requires_grad_(False).eval()
         self._epoch_order = _EpochOrder()
-        self.add_callback(self._epoch_order)  # type: ignore[no-untyped-call]
+        self.add_callback(self._epoch_order)
         self._attach(cast("PreTrainedModel", self.model))
 
     def _attach(self, student: PreTrainedModel) -> None:
@@ -289,7 +289,7 @@ class DistillationTrainer(Trainer):
         if self.model is not self._student:
             self._attach(cast("PreTrainedModel", self.model))
         self._calibrate()
-        return super()._inner_training_loop(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return super()._inner_training_loop(*args, **kwargs)
 
     def _calibrate(self) -> None:
         """Fix the objectives' constants on rows spread over the training set, the same on every rank."""
@@ -325,7 +325,7 @@ class DistillationTrainer(Trainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's own, with the learned maps as one more group."""
-        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[no-untyped-call]
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         learned = [parameter for parameter in self.criterion.parameters() if id(parameter) not in known]
         if learned:
@@ -333,7 +333,7 @@ class DistillationTrainer(Trainer):
         return optimizer
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[no-untyped-call]
+        super()._save_optimizer_and_scheduler(output_dir)
         learned = self.criterion.state_dict()
         if learned and self.args.should_save:
             save_file(
@@ -341,7 +341,7 @@ class DistillationTrainer(Trainer):
             )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[no-untyped-call]
+        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.criterion.state_dict():
             learned = load_file(Path(checkpoint) / CRITERION, device=str(self.args.device))
             self.criterion.load_state_dict(learned)

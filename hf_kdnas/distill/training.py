@@ -106,9 +106,9 @@ def run_trainer(trainer: DistillationTrainer, checkpoints: Path, narrator: Narra
         narrator: Tells how it goes on.
         what: Names the model there.
     """
-    trainer.remove_callback(PrinterCallback)  # type: ignore[no-untyped-call, unused-ignore]
+    trainer.remove_callback(PrinterCallback)
     with ExitStack() as stack:
-        trainer.add_callback(_Progress(narrator, what, stack))  # type: ignore[no-untyped-call, unused-ignore]
+        trainer.add_callback(_Progress(narrator, what, stack))
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     PartialState().wait_for_everyone()
 

@@ -65,7 +65,7 @@ class HomotopicTrainer(DistillationTrainer):
         self._reference = reference
         self._held_out = held_out
         self._reference_capture = Capture(reference, self.criterion.teacher_signals)
-        self.add_callback(_Watch(self, evaluation_steps))  # type: ignore[no-untyped-call, unused-ignore]
+        self.add_callback(_Watch(self, evaluation_steps))
 
     @torch.no_grad()
     def discrepancy(self) -> dict[str, float]:

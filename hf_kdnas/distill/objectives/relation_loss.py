@@ -35,7 +35,7 @@ def relation_loss(learned: Tensor, wanted: Tensor, mask: Tensor, *, heads: int, 
         heads: Number of relation heads, a divisor of both widths.
         kind: `kl`, `mse` or `products`.
     """
-    total: Tensor = _RelationLoss.apply(learned, wanted, mask, heads, kind)  # type: ignore[no-untyped-call]
+    total: Tensor = _RelationLoss.apply(learned, wanted, mask, heads, kind)
     return total
 
 

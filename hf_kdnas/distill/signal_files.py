@@ -1,6 +1,8 @@
 """How a teacher's signals lie on disk, and who may put them there.
 
-A folder holds one array per signal without any padding, the lengths and digests of the texts, and
+A folder holds one array per signal without any padding, the longest text first: the order in which the
+teacher reads them, so that a file only ever grows at its end, and texts that a student meets in one batch
+lie near each other. Beside them are the lengths and digests of the texts in their own order, and
 `meta.json`, which is written last.
 """
 
@@ -28,13 +30,15 @@ PROGRESS = "progress.json"
 
 PRECISIONS: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 
-# Blocks of st_blocks, whatever the file system's own are.
-_BLOCK = 512
-
 
 def array_file(folder: Path, name: str) -> Path:
     """The file of a signal."""
     return folder / f"{name}.npy"
+
+
+def kept_order(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The texts in the order in which their signals lie in the files."""
+    return np.argsort(-lengths, kind="stable")
 
 
 def units(name: str, lengths: NDArray[np.int64], token_logits: bool) -> int:
@@ -92,8 +96,8 @@ def unfinished_folder(folder: Path) -> Path:
 
 
 def occupied(folder: Path) -> int:
-    """Bytes that an unfinished folder takes on disk by now; its arrays have holes."""
-    return sum(file.stat().st_blocks * _BLOCK for file in folder.glob("*"))
+    """Bytes that an unfinished folder takes on disk by now."""
+    return sum(file.stat().st_size for file in folder.glob("*"))
 
 
 @contextmanager

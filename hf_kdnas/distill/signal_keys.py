@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Written into the keys: raised when the layout changes, so that old folders are built again.
-LAYOUT = 3
+LAYOUT = 4
 
 
 def signals_key(

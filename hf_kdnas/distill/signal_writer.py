@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from hf_kdnas.distill.signal_files import (
     array_file,
     checksum,
     kept_dtype,
+    kept_order,
     units,
 )
 from hf_kdnas.distill.signal_keys import text_digests
@@ -52,7 +55,7 @@ def token_batches(
         done: Texts, in this order, that are left out.
         progress: Called after each batch.
     """
-    order = np.argsort(-lengths, kind="stable").tolist()
+    order = kept_order(lengths).tolist()
     while done < len(order):
         rows = max(1, tokens // max(1, int(lengths[order[done]])))
         yield order[done : done + rows]
@@ -89,10 +92,9 @@ class Writer:
         self.token_logits = reads_tokens(type(teacher))
         self.capture = Capture(teacher, names, only=True)
         self.lengths = np.fromiter(map(len, input_ids), dtype=np.int64, count=len(input_ids))
-        self.starts = np.cumsum(self.lengths) - self.lengths
         self.digests = text_digests(input_ids)
         self.done = self._resume()
-        self.arrays = {name: self._array(name) for name in names}
+        self._files: dict[str, IO[bytes]] = {}
         self._saved_at = time.monotonic()
 
     def _resume(self) -> int:
@@ -104,17 +106,23 @@ class Writer:
         self.folder.mkdir()
         return 0
 
-    def _array(self, name: str) -> np.memmap[Any, np.dtype[Any]]:
-        file = array_file(self.folder, name)
-        if self.done:
-            return np.lib.format.open_memmap(file, mode="r+")
-        rows, width = (
-            units(name, self.lengths, self.token_logits),
-            signal_width(name, self.teacher.config),
+    def _open(self, name: str) -> IO[bytes]:
+        """A signal's file, at the end of what is done; anything behind that is cut off."""
+        width, dtype = signal_width(name, self.teacher.config), kept_dtype(name, self.precision)
+        done = self.lengths[kept_order(self.lengths)[: self.done]]
+        path = array_file(self.folder, name)
+        file = path.open("r+b" if path.exists() else "w+b")
+        np.lib.format.write_array_header_1_0(
+            file,
+            {
+                "descr": np.lib.format.dtype_to_descr(dtype),
+                "fortran_order": False,
+                "shape": (units(name, self.lengths, self.token_logits), width),
+            },
         )
-        return np.lib.format.open_memmap(
-            file, mode="w+", dtype=kept_dtype(name, self.precision), shape=(rows, width)
-        )
+        file.seek(units(name, done, self.token_logits) * width * dtype.itemsize, os.SEEK_CUR)
+        file.truncate()
+        return file
 
     def run(self, batch_size_tokens: int, compute: str, progress: Progress | None) -> None:
         """Write what is missing, batch by batch; the folder is whole afterwards.
@@ -123,8 +131,10 @@ class Writer:
             InvalidInput: If a value is too large for the precision; then nothing is left that could go on.
         """
         try:
-            for indices in token_batches(self.lengths, batch_size_tokens, self.done, progress):
-                self._write(indices, compute)
+            with ExitStack() as stack:
+                self._files = {name: stack.enter_context(self._open(name)) for name in self.names}
+                for indices in token_batches(self.lengths, batch_size_tokens, self.done, progress):
+                    self._write(indices, compute)
             self.finish()
         except InvalidInput:
             shutil.rmtree(self.folder)
@@ -141,15 +151,10 @@ class Writer:
                 signals = forward_signals(self.teacher, self.capture, batch)
         finally:
             self.teacher.train(training)
-        kept = batch["attention_mask"].bool().flatten()
-        tokens = np.concatenate(
-            [np.arange(self.starts[index], self.starts[index] + self.lengths[index]) for index in indices]
-        )
-        for name in self.names:
+        tokens = batch["attention_mask"].flatten().nonzero().flatten()
+        for name, file in self._files.items():
             by_sample = name == "logits" and not self.token_logits
-            where = indices if by_sample else tokens
-            values = signals[name] if by_sample else signals[name].flatten(0, 1)[kept]
-            self.arrays[name][where] = self._checked(name, values)
+            file.write(self._kept(name, signals[name], None if by_sample else tokens).data)
         self.done += len(indices)
         if time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
             self._save()
@@ -163,10 +168,16 @@ class Writer:
             batch["token_type_ids"], _ = pad([self.token_type_ids[index] for index in indices], 0, length)
         return {name: tensor.to(self.teacher.device) for name, tensor in batch.items()}
 
-    def _checked(self, name: str, values: Tensor) -> NDArray[Any]:
-        """The values as they are kept. By torch: NumPy takes ten times as long to halve and to check them."""
+    def _kept(self, name: str, values: Tensor, tokens: Tensor | None) -> NDArray[Any]:
+        """The values, or those of some tokens, as they are kept.
+
+        By torch: NumPy takes ten times as long to halve and to check them. Halved first: what is taken
+        out is copied, and a selection by indices takes a fifth of one by a mask.
+        """
         dtype = kept_dtype(name, self.precision)
         kept = values.to(getattr(torch, dtype.name))
+        if tokens is not None:
+            kept = kept.flatten(0, 1).index_select(0, tokens)
         if not torch.stack(kept.aminmax()).isfinite().all():
             raise InvalidInput(
                 "precision",
@@ -179,15 +190,14 @@ class Writer:
 
     def _save(self) -> None:
         """Write out what is there, and only then how much it is."""
-        for array in self.arrays.values():
-            array.flush()
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
         write_json(self.folder / PROGRESS, {"key": self.key, "done": self.done})
         self._saved_at = time.monotonic()
 
     def finish(self) -> None:
         """Write everything out; meta.json comes last."""
-        for array in self.arrays.values():
-            array.flush()
         np.save(self.folder / LENGTHS, self.lengths)
         np.save(self.folder / DIGESTS, self.digests)
         meta = {
@@ -197,7 +207,9 @@ class Writer:
             "vocab_size": self.teacher.config.vocab_size,
             "num_labels": self.teacher.config.num_labels,
             "token_logits": self.token_logits,
-            "checksums": {name: checksum(array) for name, array in self.arrays.items()},
+            "checksums": {
+                name: checksum(np.load(array_file(self.folder, name), mmap_mode="r")) for name in self.names
+            },
         }
         write_json(self.folder / META, meta)
         (self.folder / PROGRESS).unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from hf_kdnas.distill.signal_files import (
     check_room,
     checksum,
     kept_dtype,
+    kept_order,
     occupied,
     one_at_a_time,
     put_in_place,
@@ -68,7 +69,10 @@ class TeacherSignals:
         self.lengths: NDArray[np.int64] = np.load(folder / LENGTHS)
         self.digests: NDArray[np.uint32] = np.load(folder / DIGESTS)
         self._checksums: dict[str, int] = meta["checksums"]
-        self._starts = np.cumsum(self.lengths) - self.lengths
+        order = kept_order(self.lengths)
+        self._places = np.empty_like(order)
+        self._places[order] = np.arange(len(order))
+        self._starts = (np.cumsum(self.lengths[order]) - self.lengths[order])[self._places]
         self._arrays = {name: _mapped(folder, name) for name in self.names}
         for name, array in self._arrays.items():
             if len(array) != units(name, self.lengths, self.token_logits):
@@ -211,7 +215,7 @@ class TeacherSignals:
         signals = {}
         for name, array in self._arrays.items():
             if name == "logits" and not self.token_logits:
-                signals[name] = array.index_select(0, torch.from_numpy(rows))
+                signals[name] = array.index_select(0, torch.from_numpy(self._places[rows]))
             else:
                 signals[name] = array.index_select(0, tokens).view(len(rows), length, -1)
         return signals

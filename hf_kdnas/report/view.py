@@ -220,9 +220,26 @@ def constraints_text(results: Mapping[str, Any]) -> str:
     )
     if not asked:
         return ""
-    if results["constraints_met"]:
-        return f"On the selection split, which it was chosen by, it meets the recipe's constraints: {asked}."
-    return f"No finalist met the recipe's constraints ({asked}); this one came nearest."
+    if not results["constraints_met"]:
+        return f"No finalist met the recipe's constraints ({asked}); this one came nearest."
+    said = f"On the selection split, which it was chosen by, it meets the recipe's constraints: {asked}."
+    return f"{said} {_own_file_text(results)}".rstrip()
+
+
+def _own_file_text(results: Mapping[str, Any]) -> str:
+    """Where the winner's own file came out slower than the shape that the search had measured."""
+    ceiling, floor = results["constraints"]["latency_ms"], results["constraints"]["speedup"]
+    found = results["student"]["latency_ms"]
+    if ceiling is not None and found > ceiling:
+        measured = milliseconds(found)
+    elif floor is not None and results["speedup"] < floor:
+        measured = f"{times(results['speedup'])} the teacher's speed"
+    else:
+        return ""
+    return (
+        f"Its shape kept to that when the search measured it; its own file, measured again, came out at "
+        f"{measured}: a machine that was busy one of the two times, or a shape at the limit."
+    )
 
 
 def int8_text(results: Mapping[str, Any]) -> str:

@@ -118,6 +118,13 @@ def plan_superlm(recipe: Recipe) -> SuperLMPlan:
             "this recipe has no such section",
             "Add one (kdnas recipes show autodistil_minilm), or take kdnas search or kdnas distill.",
         )
+    if recipe.push_to_hub:
+        raise InvalidInput(
+            "push_to_hub",
+            True,
+            "SuperLMs are not published, their students are",
+            "Leave it out; publish what kdnas superlm extract writes: kdnas publish FOLDER REPO_ID.",
+        )
     _check_section(section)
     _check_data(recipe.data)
     head = "MaskedLM" if set(OUTPUT_OBJECTIVES) & section.objectives.keys() else ""

@@ -128,6 +128,11 @@ def test_only_what_was_predicted_and_measured_is_compared(results: dict[str, Any
 
 def test_constraints(results: dict[str, Any]) -> None:
     assert "meets the recipe's constraints: speed-up of at least 2.50" in view.constraints_text(results)
+    assert "measured again" not in view.constraints_text(results)
+    measured = {**results, "speedup": 2.41}
+    assert "its own file, measured again, came out at 2.41" in view.constraints_text(measured)
+    ceiling = {**results["constraints"], "latency_ms": 1.0}
+    assert "came out at" in view.constraints_text({**results, "constraints": ceiling})
     results["constraints_met"] = False
     results["constraints"]["parameters"] = 5_000_000
     text = view.constraints_text(results)

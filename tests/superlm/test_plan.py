@@ -11,6 +11,10 @@ from hf_kdnas.recipe import load_recipe
 from hf_kdnas.superlm.plan import plan_superlm
 
 REFUSED = {
+    "publishing at the end": (
+        ["push_to_hub=true"],
+        r"push_to_hub: got True; SuperLMs are not published, their students are.*kdnas publish FOLDER",
+    ),
     "a space wider than its teacher": (
         ["superlm.spaces={wide: {hidden_size: [32, 64], num_attention_heads: [4]}}"],
         r"superlm\.spaces\.wide: got 'hidden_size 64'; no member may be wider.* the teacher, 3L-32H-64F",

@@ -112,7 +112,8 @@ def ranking_cell(name: str, folder: Path, rounds: int) -> dict[str, Any]:
                 with autocast(bench.device, bench.section.precision):
                     found = forward_signals(student, capture, batch)
                 if whole:
-                    total += float(criterion(found, bench.read(batch), batch, criterion.counts(batch))[0])
+                    wanted = bench.read(batch, whole=True)
+                    total += float(criterion(found, wanted, batch, criterion.counts(batch))[0])
             if bench.device.type == "cuda":
                 torch.cuda.synchronize()
         return len(members) * WINDOWS / (time.perf_counter() - start)

@@ -179,10 +179,11 @@ class Bench:
         return HeldOut(windows, signals, self.losses, BATCH, self.section.precision, self.device)
 
     @torch.no_grad()
-    def read(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The teacher's signals."""
+    def read(self, batch: Mapping[str, Tensor], *, whole: bool = False) -> dict[str, Tensor]:
+        """The teacher's signals, from a forward that ends with the last of them or from a whole one."""
+        capture = Capture(self.teacher, self.losses.teacher_signals, only=not whole)
         with autocast(self.device, self.teacher_precision):
-            return forward_signals(self.teacher, Capture(self.teacher, self.losses.teacher_signals), batch)
+            return forward_signals(self.teacher, capture, batch)
 
     def batch(self, windows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """Windows on the device."""
@@ -216,7 +217,7 @@ class Bench:
         read: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
         ended: Callable[[int], None],
     ) -> None:
-        """A member's own steps, as a model of its own."""
+        """A member's own steps, as a model of its own whose forward ends with the last signal, too."""
         section, criterion = self.section, self.losses[member]
         model = new_student(self.teacher, member)
         move_to(model, self.device)
@@ -224,7 +225,7 @@ class Bench:
         optimiser = AdamW(
             model.parameters(), lr=section.learning_rate, weight_decay=section.weight_decay, fused=True
         )
-        capture = Capture(model, criterion.student_signals)
+        capture = Capture(model, criterion.student_signals, only=True)
 
         def backward(batch: Mapping[str, Tensor]) -> None:
             signals = read(batch)

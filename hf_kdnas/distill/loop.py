@@ -114,9 +114,9 @@ def _reader(
     precisions: tuple[str, str],
 ) -> Callable[[dict[str, Any]], tuple[Signals, Signals]]:
     """A function that gives the signals of student and teacher on a batch, each in its precision."""
-    captured = Capture(student, criterion.student_signals)
+    captured = Capture(student, criterion.student_signals, only=True)
     needed = criterion.teacher_signals
-    wanted = Capture(teacher, needed) if teacher is not None and needed else None
+    wanted = Capture(teacher, needed, only=True) if teacher is not None and needed else None
 
     def read(batch: dict[str, Any]) -> tuple[Signals, Signals]:
         with autocast(device, precisions[0]):

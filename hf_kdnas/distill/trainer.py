@@ -143,7 +143,7 @@ class DistillationTrainer(Trainer):
         self._student_capture = Capture(student, criterion.student_signals)
         self._teacher_capture = None
         if self.teacher is not None:
-            self._teacher_capture = Capture(self.teacher, criterion.teacher_signals)
+            self._teacher_capture = Capture(self.teacher, criterion.teacher_signals, only=True)
         if self._collates:
             needed = None if self._cached is None else self._cached.only(criterion.teacher_signals)
             self.data_collator = DistillationCollator(

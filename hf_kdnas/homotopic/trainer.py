@@ -64,7 +64,7 @@ class HomotopicTrainer(DistillationTrainer):
         self._teacher_units = teacher_units
         self._reference = reference
         self._held_out = held_out
-        self._reference_capture = Capture(reference, self.criterion.teacher_signals)
+        self._reference_capture = Capture(reference, self.criterion.teacher_signals, only=True)
         self.add_callback(_Watch(self, evaluation_steps))
 
     @torch.no_grad()

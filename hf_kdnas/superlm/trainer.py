@@ -202,7 +202,8 @@ class SuperLMTrainer:
     @torch.no_grad()
     def _teacher_signals(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with autocast(self.processes.device, self.teacher_precision):
-            return forward_signals(self.teacher, Capture(self.teacher, self.losses.teacher_signals), batch)
+            capture = Capture(self.teacher, self.losses.teacher_signals, only=True)
+            return forward_signals(self.teacher, capture, batch)
 
     def _backward(
         self,
@@ -214,7 +215,8 @@ class SuperLMTrainer:
         subnet, criterion = self.superlm.subnet(member), self.losses[member]
         with subnet.training():
             with autocast(self.processes.device, self.section.precision):
-                learned = forward_signals(subnet, Capture(subnet.skeleton, criterion.student_signals), batch)
+                capture = Capture(subnet.skeleton, criterion.student_signals, only=True)
+                learned = forward_signals(subnet, capture, batch)
                 loss, _ = criterion(learned, signals, batch, counts)
             loss.backward()
         found: Tensor = loss.detach()

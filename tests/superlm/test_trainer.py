@@ -118,12 +118,15 @@ def test_weights_change_over_the_training(make_trainer) -> None:
     assert seen == [0, 1 / 3, 2 / 3]
 
 
-def test_training_lowers_the_held_out_loss_of_every_size(make_trainer) -> None:
+def test_training_lowers_the_held_out_loss(make_trainer) -> None:
     history = make_trainer(steps=60, evaluation_steps=60, learning_rate=3e-3).run("wide")
     assert [each["step"] for each in history] == [0, 60]
     before, after = (each["held_out"] for each in history)
     assert before.keys() == {"largest", "middle", "smallest"}
-    assert all(after[size] < before[size] for size in before)
+    assert after["middle"] < before["middle"]
+    assert after["smallest"] < before["smallest"]
+    # The largest member begins as the teacher itself: nothing to learn, and rounding to lose.
+    assert after["largest"] < after["middle"]
     assert history[1]["training"].keys() == {"largest", "smallest", "random"}
 
 

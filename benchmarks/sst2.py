@@ -2,7 +2,7 @@
 
 Every arm is a run of `recipes/sst2_minilm.yaml` under another constraint on speed; the runs of a seed
 share the fine-tuned teacher and its signals, and hand-crafted shapes are distilled in the first one. At 5
-times the speed a random search of the same budget runs as well: what it finds is what the controller is worth.
+times the speed a random search of the same budget runs as well, which says what the controller is worth.
 Takes some 75 minutes a seed on 2 CPU cores (`--cells seed-0` runs one seed); `--quick` some 15 minutes, on
 5,000 sentences.
 """

@@ -26,6 +26,7 @@ from hf_kdnas.distill.checks import (
 )
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler, spread_rows
+from hf_kdnas.distill.ranks import leave_out_unused
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.precision import TEACHER_DTYPES, autocast
@@ -289,6 +290,9 @@ class DistillationTrainer(Trainer):
         if self.model is not self._student:
             self._attach(cast("PreTrainedModel", self.model))
         self._calibrate()
+        if self.accelerator.num_processes > 1:
+            batch = self._prepare_inputs(self.data_collator([self.train_dataset[0]]))
+            leave_out_unused(self._student, self._student_capture, self.criterion.student_signals, batch)
         return super()._inner_training_loop(*args, **kwargs)
 
     def _calibrate(self) -> None:

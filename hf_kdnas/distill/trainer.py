@@ -18,11 +18,13 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.checks import (
+    check_labels,
     check_lengths,
     check_teacher,
     check_vocabularies,
     refuse_reentrant,
     refuse_sharding,
+    text_head,
 )
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler, spread_rows
@@ -134,6 +136,7 @@ class DistillationTrainer(Trainer):
             shape,
             _teacher_shape(self.teacher, self._cached) or shape,
             projection=self._projection,
+            head=text_head(student),
             seed=self.args.seed,
         )
         check_teacher(student, self.teacher, self._cached, criterion.teacher_signals)
@@ -161,12 +164,23 @@ class DistillationTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch_size = self.args.train_batch_size * self.args.world_size
-        lengths = self._checked_lengths(dataset)
+        lengths = self._checked(dataset)
         self._epoch_order.sampler = LengthGroupedSampler(lengths, batch_size, seed)
         return self._epoch_order.sampler
 
-    def _checked_lengths(self, rows: Iterable[Mapping[str, Any]]) -> list[int]:
-        lengths = [len(row["input_ids"]) for row in rows]
+    def _checked(self, rows: Iterable[Mapping[str, Any]]) -> list[int]:
+        """The lengths of rows that the models can take, with labels that the head can."""
+        lengths, labels = [], []
+        for row in rows:
+            lengths.append(len(row["input_ids"]))
+            if "labels" in row:
+                labels.append(row["labels"])
+        if (
+            labels
+            and "task" in self.criterion.weights
+            and isinstance(self.data_collator, DistillationCollator)
+        ):
+            check_labels(labels, self._student)
         check_lengths(lengths, self._student.config, "student")
         if self.teacher is not None:
             check_lengths(lengths, self.teacher.config, "teacher")
@@ -300,7 +314,7 @@ class DistillationTrainer(Trainer):
         if not self.criterion.teacher_signals:
             return
         rows = spread_rows(self.train_dataset)
-        self._checked_lengths(rows)
+        self._checked(rows)
         batch = self._prepare_inputs(self.data_collator(rows))
         student = cast("nn.Module", self.model)
         training = student.training

@@ -96,7 +96,7 @@ class DistillationCollator:
             batch["input_ids"], batch["labels"] = self.masking(batch["input_ids"], batch["attention_mask"])
         if self.signals is not None:
             indices = [row["index"] for row in rows]
-            _check_texts(self.signals, indices, ids)
+            _check_texts(self.signals, indices, rows)
             batch["teacher"] = self.signals.collate(indices, length)
         return batch
 
@@ -117,14 +117,19 @@ def spread_rows(rows: Sequence[Row]) -> list[Row]:
     return [rows[index] for index in range(0, len(rows), max(1, len(rows) // SAMPLE_ROWS))]
 
 
-def _check_texts(signals: TeacherSignals, indices: list[int], ids: Sequence[Sequence[int]]) -> None:
+def _check_texts(signals: TeacherSignals, indices: list[int], rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows and signals that don't belong together must not be trained on silently."""
-    if max(indices) >= len(signals) or not np.array_equal(signals.digests[indices], text_digests(ids)):
+    segments = signals.segments and "token_type_ids" in rows[0]
+    digests = text_digests(
+        [row["input_ids"] for row in rows], [row["token_type_ids"] for row in rows] if segments else None
+    )
+    if max(indices) >= len(signals) or not np.array_equal(signals.digests[indices], digests):
         raise InvalidInput(
             "index",
             indices,
             f"the teacher's signals in {signals.folder} cover {len(signals)} other sequences",
-            "Build the signals from these rows, in the order of their index.",
+            "Build the signals from these rows, in the order of their index, with their token_type_ids if "
+            "they have any.",
         )
 
 

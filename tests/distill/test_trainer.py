@@ -232,6 +232,76 @@ def test_every_kind_of_task(tiny_bert_config, arguments, tmp_path, kind):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(wanted, rel=1e-5)
 
 
+# Outputs, problem_type, and a label of each row.
+HEADS = {
+    "a score": (1, None, lambda i: i / 4),
+    "a score in a list": (1, "regression", lambda i: [i / 4]),
+    "a whole number as a score": (1, None, lambda i: i),
+    "scores": (3, "regression", lambda i: [i / 4, 1.0, -2.0]),
+    "classes": (3, None, lambda i: i % 3),
+    "several classes": (3, None, lambda i: [float(i % 2), 1.0, 0.0]),
+    "one class or none": (1, "multi_label_classification", lambda i: [float(i % 2)]),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_task_is_what_the_students_own_head_computes(tiny_bert_config, make_student, arguments, kind):
+    outputs, problem, label = HEADS[kind]
+    rows = [{**row, "labels": label(index)} for index, row in enumerate(rows_of(8))]
+    student = make_student(num_labels=outputs, problem_type=problem)
+    args = arguments(objectives={"task": {}}, learning_rate=0.0)
+    trainer = DistillationTrainer(student, args, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    own = trainer.evaluate()["eval_loss"]
+    assert trainer.state.log_history[0]["loss_task"] == pytest.approx(own, rel=1e-4)
+
+
+def test_the_outputs_of_a_regression_are_compared_as_scores(make_student, make_model, arguments):
+    """KL would take them for the logits of one distribution, or of several."""
+    student = make_student(num_labels=3, problem_type="regression")
+    teacher = make_model(student.config, seed=5)
+    rows = [{**row, "labels": [0.5, 1.0, 2.0]} for row in rows_of(8)]
+    args = arguments(objectives={"logits": {}}, learning_rate=0.0)
+    trainer = DistillationTrainer(student, args, teacher, train_dataset=rows)
+    trainer.train()
+    batch = DistillationCollator(0)(rows)
+    with torch.no_grad():
+        ours, theirs = (model.eval()(**batch).logits for model in (student, teacher))
+    wanted = torch.nn.functional.mse_loss(ours, theirs).item()
+    assert trainer.state.log_history[0]["loss_logits"] == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "problem", "label", "message"),
+    [
+        (2, None, 2, "labels: got 2; the student has classes 0 to 1"),
+        (2, None, -1, "labels: got -1; the student has classes 0 to 1"),
+        (2, None, 1.0, "multi_label_classification with 2 outputs takes a list of 2 floats"),
+        (2, None, [1], "single_label_classification with 2 outputs takes a whole number"),
+        (2, None, [1.0] * 3, "multi_label_classification with 2 outputs takes a list of 2 floats"),
+        (3, "regression", 1.0, "regression with 3 outputs takes a list of 3 floats"),
+        (1, None, [1.0, 2.0], "regression with 1 outputs takes a number"),
+    ],
+)
+def test_labels_that_the_head_has_no_place_for_are_refused(
+    make_student, arguments, outputs, problem, label, message
+):
+    student = make_student(num_labels=outputs, problem_type=problem)
+    rows = [{**row, "labels": label} for row in rows_of(8)]
+    trainer = DistillationTrainer(student, arguments(objectives={"task": {}}), train_dataset=rows)
+    with pytest.raises(InvalidInput, match=message):
+        trainer.train()
+
+
+def test_token_labels_beyond_the_head_are_refused(tiny_bert_config, arguments):
+    student = transformers.BertForTokenClassification(tiny_bert_config)
+    rows = kind_rows(rows_of(8), "TokenClassification")
+    rows[-1]["labels"][-1] = 2
+    trainer = DistillationTrainer(student, arguments(objectives={"task": {}}), train_dataset=rows)
+    with pytest.raises(InvalidInput, match="the student has classes 0 to 1; -100 is a label"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_a_teacher_of_another_head_is_refused(tiny_bert_config, make_student, arguments, tmp_path, live):
     """Both have two labels: their logits would be broadcast against each other."""
@@ -241,6 +311,13 @@ def test_a_teacher_of_another_head_is_refused(tiny_bert_config, make_student, ar
         teacher = TeacherSignals.build(teacher, ids, ["logits"], tmp_path / "signals")
     with pytest.raises(InvalidInput, match="the teacher's logits are those of each token"):
         DistillationTrainer(make_student(), arguments(objectives={"logits": {}}), teacher)
+
+
+def test_a_masked_lm_teaches_no_classification(tiny_bert_config, make_student, arguments):
+    teacher = transformers.BertForMaskedLM(tiny_bert_config)
+    with pytest.raises(InvalidInput, match="the teacher's logits are those of the vocabulary"):
+        DistillationTrainer(make_student(), arguments(objectives={"mlm": {}}), teacher)
+    DistillationTrainer(make_student(), arguments(objectives={"hidden": {}}), teacher)
 
 
 def test_every_family_is_distilled_from_live_and_cached_teachers(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from accelerate.utils import DistributedType
+from transformers.trainer_utils import has_length
 
 from hf_kdnas.distill.objectives import Head
 from hf_kdnas.distill.objectives.outputs import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -119,6 +120,17 @@ def check_lengths(lengths: Sequence[int], config: PretrainedConfig, whose: str) 
             f"a text of {longest} tokens",
             f"this {whose} has positions for {most}",
             f"Truncate the texts: tokenizer(..., truncation=True, max_length={most}).",
+        )
+
+
+def check_dataset(dataset: Any) -> None:
+    """Refuse rows that are streamed: batches are made by length, of rows from anywhere."""
+    if dataset is not None and not has_length(dataset):
+        raise InvalidInput(
+            "train_dataset",
+            type(dataset).__name__,
+            "must have a length and rows by number",
+            "Load it whole: load_dataset(...) without streaming=True.",
         )
 
 

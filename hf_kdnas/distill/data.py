@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Columns of a row that say what is right.
 LABELS = ("labels", "start_positions", "end_positions")
 
+# The first of these that a row has is its labels, as for Transformers' own collators.
+LABEL_COLUMNS = ("labels", "label", "label_ids")
+
 # Batches are cut out of shuffled stretches of this many batches, each sorted by length: long enough
 # that a batch has little padding, short enough that epochs still mix.
 STRETCH = 50
@@ -55,8 +58,9 @@ class DistillationCollator:
 
     A row is a mapping with `input_ids`, and, where there are any, `token_type_ids`, `labels` (an
     integer; a float for regression; a list of floats, multi-hot, for multi-label; a list of integers,
-    one a token, for token classification), `start_positions` and `end_positions` (tokens, for question
-    answering) and `index`, its place in the set that `signals` were made of.
+    one a token, for token classification; without a masking also named `label` or `label_ids`),
+    `start_positions` and `end_positions` (tokens, for question answering) and `index`, its place in the
+    set that `signals` were made of.
 
     The batch has `input_ids`, `attention_mask`, `token_type_ids` where the rows do, (batch, length),
     `labels`, (batch,), (batch, labels) or, with -100 in the padding, (batch, length), `start_positions`
@@ -79,7 +83,7 @@ class DistillationCollator:
         """Make the batch.
 
         Raises:
-            InvalidInput: If a row is not the text that the signals of its `index` are of.
+            InvalidInput: If a row has no `index`, or is not the text that the signals of its index are of.
         """
         ids = [row["input_ids"] for row in rows]
         length = max(map(len, ids))
@@ -89,16 +93,29 @@ class DistillationCollator:
         batch["input_ids"], batch["attention_mask"] = pad(ids, self.pad_token_id, length)
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"], _ = pad([row["token_type_ids"] for row in rows], 0, length)
-        for name in LABELS:
-            if name in rows[0]:
-                batch[name] = _labels([row[name] for row in rows], length)
+        columns = {name: name for name in LABELS} | {"labels": self.label_column(rows[0])}
+        for name, column in columns.items():
+            if column in rows[0]:
+                batch[name] = _labels([row[column] for row in rows], length)
         if self.masking is not None and "labels" not in batch:
             batch["input_ids"], batch["labels"] = self.masking(batch["input_ids"], batch["attention_mask"])
         if self.signals is not None:
+            if "index" not in rows[0]:
+                raise InvalidInput(
+                    "index",
+                    ", ".join(rows[0]),
+                    "cached signals are found by a row's place in the set that they were built from",
+                    'Add it: dataset.add_column("index", range(len(dataset))).',
+                )
             indices = [row["index"] for row in rows]
             _check_texts(self.signals, indices, rows)
             batch["teacher"] = self.signals.collate(indices, length)
         return batch
+
+    def label_column(self, row: Mapping[str, Any]) -> str:
+        """Where a row has its labels; beside a masking a `label` is one of another task."""
+        names = LABEL_COLUMNS if self.masking is None else ()
+        return next((name for name in names if name in row), LABEL_COLUMNS[0])
 
     def without_signals(self) -> DistillationCollator:
         """The same for rows that the teacher's signals don't cover, such as a validation split."""

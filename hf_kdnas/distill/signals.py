@@ -127,8 +127,8 @@ class TeacherSignals:
             progress: Called with the number of texts done and of all texts.
 
         Raises:
-            InvalidInput: If the teacher has no such signal, or logits over a vocabulary, a text is longer than
-                it takes, the disk has no room, or a value is too large for the precision.
+            InvalidInput: If the teacher has no such signal, or logits over a vocabulary, a text is longer
+                than it takes, the disk has no room, or a value is too large for the precision.
         """
         names = sorted(set(names))
         outputs = outputs_of(type(teacher))

@@ -13,11 +13,13 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import has_length
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.checks import (
+    check_dataset,
     check_labels,
     check_lengths,
     check_teacher,
@@ -104,6 +106,7 @@ class DistillationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         check_vocabularies(processing_class, teacher_processing_class)
+        check_dataset(train_dataset)
         self._cached = (
             teacher if isinstance(teacher, TeacherSignals) else getattr(data_collator, "signals", None)
         )
@@ -170,16 +173,12 @@ class DistillationTrainer(Trainer):
 
     def _checked(self, rows: Iterable[Mapping[str, Any]]) -> list[int]:
         """The lengths of rows that the models can take, with labels that the head can."""
-        lengths, labels = [], []
+        lengths, labels, collator = [], [], self.data_collator
         for row in rows:
             lengths.append(len(row["input_ids"]))
-            if "labels" in row:
-                labels.append(row["labels"])
-        if (
-            labels
-            and "task" in self.criterion.weights
-            and isinstance(self.data_collator, DistillationCollator)
-        ):
+            if isinstance(collator, DistillationCollator) and (column := collator.label_column(row)) in row:
+                labels.append(row[column])
+        if labels and "task" in self.criterion.weights:
             check_labels(labels, self._student)
         check_lengths(lengths, self._student.config, "student")
         if self.teacher is not None:
@@ -248,6 +247,11 @@ class DistillationTrainer(Trainer):
         loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss, "logits": student["logits"]}) if return_outputs else loss
 
+    def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, for texts that the student has positions for."""
+        check_lengths([inputs["input_ids"].shape[1]], self._student.config, "student")
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
     def _stop_if_broken(self) -> None:
         """Stop at a term that is not finite."""
         found = zip(self.criterion.weights, self._broken_at.tolist(), strict=True)
@@ -304,6 +308,7 @@ class DistillationTrainer(Trainer):
         if self.model is not self._student:
             self._attach(cast("PreTrainedModel", self.model))
         self._calibrate()
+        self._check_evaluated()
         if self.accelerator.num_processes > 1:
             batch = self._prepare_inputs(self.data_collator([self.train_dataset[0]]))
             leave_out_unused(self._student, self._student_capture, self.criterion.student_signals, batch)
@@ -326,6 +331,13 @@ class DistillationTrainer(Trainer):
             # Ranks may have drawn other students, and so have found other layer maps.
             state = {name: tensor.cpu() for name, tensor in self.criterion.state_dict().items()}
             self.criterion.load_state_dict(from_first(state, PartialState()))
+
+    def _check_evaluated(self) -> None:
+        """Refuse now what an evaluation would meet in the middle of the training."""
+        given = self.eval_dataset
+        datasets = given.values() if isinstance(given, dict) else [given]
+        for rows in filter(has_length, datasets if self.args.eval_strategy != "no" else []):
+            check_lengths([len(row["input_ids"]) for row in rows], self._student.config, "student")
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's own, with the mean of each term since the last time beside the loss."""

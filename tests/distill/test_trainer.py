@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import transformers
@@ -290,6 +291,13 @@ def test_labels_that_the_head_has_no_place_for_are_refused(
     rows = [{**row, "labels": label} for row in rows_of(8)]
     trainer = DistillationTrainer(student, arguments(objectives={"task": {}}), train_dataset=rows)
     with pytest.raises(InvalidInput, match=message):
+        trainer.train()
+
+
+def test_labels_by_another_name_are_checked_as_well(make_student, arguments):
+    rows = [{"input_ids": [5, 6], "label": 2}] * 8
+    trainer = DistillationTrainer(make_student(), arguments(objectives={"task": {}}), train_dataset=rows)
+    with pytest.raises(InvalidInput, match="the student has classes 0 to 1"):
         trainer.train()
 
 
@@ -672,6 +680,25 @@ def test_texts_longer_than_a_position_table_are_refused(
     trainer = DistillationTrainer(student, arguments(), teacher, train_dataset=rows_of(8))
     with pytest.raises(InvalidInput, match=f"a text of 60 tokens'; this {whose} has positions for 32"):
         trainer.train()
+
+
+def test_texts_too_long_to_be_evaluated_are_refused(make_student, arguments):
+    short, long = rows_of(8, (3,)), rows_of(8, (70,))
+    args = arguments(objectives={"task": {}}, eval_strategy="epoch")
+    trainer = DistillationTrainer(make_student(), args, train_dataset=short, eval_dataset={"a": long})
+    with pytest.raises(InvalidInput, match=r"a text of 70 tokens"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    with pytest.raises(InvalidInput, match=r"a text of 70 tokens"):
+        trainer.evaluate(long)
+
+
+def test_streamed_rows_are_refused(make_student, arguments):
+    rows = datasets.Dataset.from_list(rows_of(8)).to_iterable_dataset()
+    with pytest.raises(InvalidInput, match=r"IterableDataset'; must have a length.*without streaming"):
+        DistillationTrainer(
+            make_student(), arguments(max_steps=1, objectives={"task": {}}), train_dataset=rows
+        )
 
 
 def test_reentrant_checkpointing_on_the_model_itself_is_refused(teacher, make_student, arguments):

@@ -134,6 +134,28 @@ def check_dataset(dataset: Any) -> None:
         )
 
 
+def check_evaluated(given: Any, config: PretrainedConfig) -> None:
+    """Refuse before the training what an evaluation would meet in the middle of it.
+
+    Args:
+        given: A data set, several by name, or None.
+        config: The student's.
+    """
+    for rows in filter(has_length, given.values() if isinstance(given, dict) else [given]):
+        check_lengths([len(row["input_ids"]) for row in rows], config, "student")
+
+
+def refuse_loss(given: Any) -> None:
+    """Refuse a loss in the place of the objectives, which would never be called."""
+    if given is not None:
+        raise InvalidInput(
+            "compute_loss_func",
+            given,
+            "the loss is the sum of the objectives",
+            'Write it as an Objective, and name it by import path: objectives={"package.module:Class": {}}.',
+        )
+
+
 def text_head(student: PreTrainedModel) -> Head | None:
     """What the outputs of a student's head for whole texts mean; None where it has another head or none."""
     if not any(each.__name__.endswith("ForSequenceClassification") for each in type(student).__mro__):
@@ -152,21 +174,21 @@ def check_labels(labels: Sequence[Any], student: PreTrainedModel) -> None:
     head = text_head(student)
     if head is not None:
         _check_text_labels(labels, head)
-    elif outputs_of(type(student)) == EACH_TOKEN:
+    elif outputs_of(type(student)) == EACH_TOKEN and np.ndim(labels[0]) == 1:
         _check_classes(np.fromiter(chain.from_iterable(labels), dtype=np.int64), student.config.num_labels)
 
 
 def _check_text_labels(labels: Sequence[Any], head: Head) -> None:
     try:
         values = np.asarray(labels)
-        kind, shape = values.dtype.kind, values.shape[1:]
     except ValueError:  # rows of several lengths
-        kind, shape = "", (0,)
+        values = np.array(labels, dtype=object)
+    kind, shape = values.dtype.kind, values.shape[1:]
     problem, outputs = head.problem or (SINGLE_LABEL if kind in "iu" else MULTI_LABEL), head.num_labels
     one = {SINGLE_LABEL: "iu", REGRESSION: "iuf" if outputs == 1 else "", MULTI_LABEL: ""}[problem]
     several = "" if problem == SINGLE_LABEL else "f"
     allowed = {"iu": "a whole number", "iuf": "a number", "": f"a list of {outputs} floats"}[one]
-    if not kind or kind not in {(): one, (outputs,): several}.get(shape, ""):
+    if kind not in {(): one, (outputs,): several}.get(shape, ""):
         raise InvalidInput(
             "labels",
             labels[0],

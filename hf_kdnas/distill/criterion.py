@@ -42,7 +42,6 @@ class DistillationCriterion(nn.Module):
         weights: Weight of each objective by name.
         progress: The part of the training that is behind, from 0 to 1; whoever trains keeps it up to date.
         student_signals: Names of the signals that the student has to give.
-        teacher_signals: Names of the signals that the teacher has to give.
 
     Raises:
         InvalidInput: If an objective or one of its options is unknown, a weight is negative, no weight
@@ -76,7 +75,11 @@ class DistillationCriterion(nn.Module):
         # A module's name may not hold the dots of an import path.
         self.objectives = nn.ModuleDict({_module_name(name): module for name, module in modules.items()})
         self.student_signals = _union(module.student_signals for module in modules.values())
-        self.teacher_signals = _union(module.teacher_signals for module in modules.values())
+
+    @property
+    def teacher_signals(self) -> frozenset[str]:
+        """Names of the signals that the teacher has to give; fewer once a layer map is found."""
+        return _union(module.teacher_signals for module in self._objectives.values())
 
     def counts(self, batch: Batch) -> dict[str, int | Tensor]:
         """Number of units of each objective in a batch, from its masks and labels alone."""

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
+from transformers import TrainerCallback
 
 from hf_kdnas.distill.signal_keys import text_digests
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.labels import IGNORED
 
 if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
     from hf_kdnas.distill.signals import TeacherSignals
     from hf_kdnas.tasks.masking import Masking
 
@@ -192,3 +195,20 @@ class LengthGroupedSampler(Sampler[int]):
         full = random.permutation(order[:whole].reshape(-1, size))
         rest = order[whole:]
         return [*full.tolist(), *([rest.tolist()] if len(rest) else [])]
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the sampler its epoch.
+
+    Trainer does so as well, but on Transformers 5 it doesn't reach through the wrappers that a resumed
+    epoch puts around the sampler on several ranks.
+    """
+
+    sampler: LengthGroupedSampler | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell it."""
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))

@@ -280,6 +280,7 @@ def test_the_outputs_of_a_regression_are_compared_as_scores(make_student, make_m
         (2, None, 1.0, "multi_label_classification with 2 outputs takes a list of 2 floats"),
         (2, None, [1], "single_label_classification with 2 outputs takes a whole number"),
         (2, None, [1.0] * 3, "multi_label_classification with 2 outputs takes a list of 2 floats"),
+        (2, None, "yes", "multi_label_classification with 2 outputs takes a list of 2 floats"),
         (3, "regression", 1.0, "regression with 3 outputs takes a list of 3 floats"),
         (1, None, [1.0, 2.0], "regression with 1 outputs takes a number"),
     ],
@@ -413,6 +414,49 @@ def test_a_resumed_run_keeps_its_layer_map(teacher, make_student, make_model, ar
         assert trainer.criterion.objectives["hidden"].sources == sources
         assert_same(trainer.criterion.state_dict(), first.criterion.state_dict(), rtol=0, atol=0)
     assert any(each != sources for each in found)
+
+
+def test_a_checkpoint_without_the_learned_maps_is_refused(teacher, make_student, arguments, tmp_path):
+    args = arguments(
+        save_strategy="steps", save_steps=1, save_only_model=True, objectives={"hidden": {}}, max_steps=2
+    )
+    DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(16)).train()
+    again = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(16))
+    with pytest.raises(InvalidInput, match=r"checkpoint-1'; must hold criterion\.safetensors"):
+        again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_layers_that_a_search_passed_over_are_read_no_more(teacher, make_student, arguments, tmp_path, live):
+    rows, names = rows_of(16), [f"hidden.{layer}" for layer in (1, 2, 3)]
+    source = teacher
+    if not live:
+        source = TeacherSignals.build(
+            teacher, [row["input_ids"] for row in rows], names, tmp_path / "signals"
+        )
+    args = arguments(objectives={"hidden": {"layers": "searched"}})
+    trainer = DistillationTrainer(make_student(), args, source, train_dataset=rows)
+    trainer.train()
+    found = {f"hidden.{layer}" for layer in trainer.criterion.objectives["hidden"].found.tolist()}
+    assert len(found) == 2
+    assert trainer.criterion.teacher_signals == found
+    batch = trainer.data_collator(rows[:2])
+    assert set(trainer._teacher_signals(batch)) == found
+
+
+def test_gradients_of_student_and_learned_maps_are_clipped_as_one(teacher, make_student, arguments):
+    args = arguments(objectives={"hidden": {}}, max_grad_norm=1e-3)
+    trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(8))
+    norms = []
+
+    class Norm(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            both = [*trainer.model.parameters(), *trainer.criterion.parameters()]
+            norms.append(torch.nn.utils.get_total_norm([each.grad for each in both if each.grad is not None]))
+
+    trainer.add_callback(Norm())
+    trainer.train()
+    assert norms[0].item() == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_last_checkpoint_passes_over_what_a_kill_left(tmp_path):
@@ -691,6 +735,11 @@ def test_texts_too_long_to_be_evaluated_are_refused(make_student, arguments):
     assert trainer.state.global_step == 0
     with pytest.raises(InvalidInput, match=r"a text of 70 tokens"):
         trainer.evaluate(long)
+
+
+def test_a_loss_beside_the_objectives_is_refused(make_student, arguments):
+    with pytest.raises(InvalidInput, match=r"compute_loss_func: .* the loss is the sum of the objectives"):
+        DistillationTrainer(make_student(), arguments(objectives={"task": {}}), compute_loss_func=print)
 
 
 def test_streamed_rows_are_refused(make_student, arguments):

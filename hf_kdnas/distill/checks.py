@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from accelerate.utils import DistributedType
+from transformers.trainer_utils import has_length
 
+from hf_kdnas.distill.objectives import Head
+from hf_kdnas.distill.objectives.outputs import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.families import get_family, reads_tokens
+from hf_kdnas.families import EACH_TEXT, EACH_TOKEN, get_family, outputs_of
+from hf_kdnas.labels import IGNORED
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_kdnas.distill.signals import TeacherSignals
@@ -48,13 +55,15 @@ def check_teacher(
             f"the teacher's vocabulary has {source.vocab_size} entries",
             "Make the student from the teacher's config and tokenizer.",
         )
-    of_tokens = cached.token_logits if cached is not None else reads_tokens(type(live))
-    if "logits" in needed and of_tokens != reads_tokens(type(student)):
-        what = "each token" if of_tokens else "each text"
+    if cached is not None:
+        theirs = EACH_TOKEN if cached.token_logits else EACH_TEXT
+    else:
+        theirs = outputs_of(type(live))
+    if "logits" in needed and theirs != outputs_of(type(student)):
         raise InvalidInput(
             "model",
             type(student).__name__,
-            f"the teacher's logits are those of {what}",
+            f"the teacher's logits are those of {theirs}",
             "Give student and teacher the same head, or leave the logits objective out.",
         )
     if "logits" in needed and source.num_labels != student.config.num_labels:
@@ -111,6 +120,93 @@ def check_lengths(lengths: Sequence[int], config: PretrainedConfig, whose: str) 
             f"a text of {longest} tokens",
             f"this {whose} has positions for {most}",
             f"Truncate the texts: tokenizer(..., truncation=True, max_length={most}).",
+        )
+
+
+def check_dataset(dataset: Any) -> None:
+    """Refuse rows that are streamed: batches are made by length, of rows from anywhere."""
+    if dataset is not None and not has_length(dataset):
+        raise InvalidInput(
+            "train_dataset",
+            type(dataset).__name__,
+            "must have a length and rows by number",
+            "Load it whole: load_dataset(...) without streaming=True.",
+        )
+
+
+def check_evaluated(given: Any, config: PretrainedConfig) -> None:
+    """Refuse before the training what an evaluation would meet in the middle of it.
+
+    Args:
+        given: A data set, several by name, or None.
+        config: The student's.
+    """
+    for rows in filter(has_length, given.values() if isinstance(given, dict) else [given]):
+        check_lengths([len(row["input_ids"]) for row in rows], config, "student")
+
+
+def refuse_loss(given: Any) -> None:
+    """Refuse a loss in the place of the objectives, which would never be called."""
+    if given is not None:
+        raise InvalidInput(
+            "compute_loss_func",
+            given,
+            "the loss is the sum of the objectives",
+            'Write it as an Objective, and name it by import path: objectives={"package.module:Class": {}}.',
+        )
+
+
+def text_head(student: PreTrainedModel) -> Head | None:
+    """What the outputs of a student's head for whole texts mean; None where it has another head or none."""
+    if not any(each.__name__.endswith("ForSequenceClassification") for each in type(student).__mro__):
+        return None
+    config = student.config
+    return Head(config.problem_type or (REGRESSION if config.num_labels == 1 else None), config.num_labels)
+
+
+def check_labels(labels: Sequence[Any], student: PreTrainedModel) -> None:
+    """Refuse labels that a student's head can't be trained on.
+
+    Args:
+        labels: Of each row, as `DistillationCollator` takes them.
+        student: The model; one without a head for texts or tokens takes any labels.
+    """
+    head = text_head(student)
+    if head is not None:
+        _check_text_labels(labels, head)
+    elif outputs_of(type(student)) == EACH_TOKEN and np.ndim(labels[0]) == 1:
+        _check_classes(np.fromiter(chain.from_iterable(labels), dtype=np.int64), student.config.num_labels)
+
+
+def _check_text_labels(labels: Sequence[Any], head: Head) -> None:
+    try:
+        values = np.asarray(labels)
+    except ValueError:  # rows of several lengths
+        values = np.array(labels, dtype=object)
+    kind, shape = values.dtype.kind, values.shape[1:]
+    problem, outputs = head.problem or (SINGLE_LABEL if kind in "iu" else MULTI_LABEL), head.num_labels
+    one = {SINGLE_LABEL: "iu", REGRESSION: "iuf" if outputs == 1 else "", MULTI_LABEL: ""}[problem]
+    several = "" if problem == SINGLE_LABEL else "f"
+    allowed = {"iu": "a whole number", "iuf": "a number", "": f"a list of {outputs} floats"}[one]
+    if kind not in {(): one, (outputs,): several}.get(shape, ""):
+        raise InvalidInput(
+            "labels",
+            labels[0],
+            f"a head for {problem} with {outputs} outputs takes {allowed} a row",
+            "Change the labels, or the num_labels and problem_type of the student's config.",
+        )
+    if problem == SINGLE_LABEL:
+        _check_classes(values, outputs)
+
+
+def _check_classes(labels: NDArray[np.int64], classes: int) -> None:
+    wrong = labels[((labels < 0) & (labels != IGNORED)) | (labels >= classes)]
+    if len(wrong):
+        raise InvalidInput(
+            "labels",
+            int(wrong[0]),
+            f"the student has classes 0 to {classes - 1}; {IGNORED} is a label that is left out",
+            "Change the labels, or give the student another num_labels.",
         )
 
 

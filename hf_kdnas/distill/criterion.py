@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.objectives import Batch, Objective, Signals, objective_class
+from hf_kdnas.distill.objectives import Batch, Head, Objective, Signals, objective_class
 from hf_kdnas.distill.weights import OFF, Weight
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.importance import UnitGroup
@@ -34,6 +34,7 @@ class DistillationCriterion(nn.Module):
         teacher: Shape of the teacher.
         projection: A fixed map from teacher to student states, (H_T, H_S), for the objectives that
             take one; None lets them learn maps.
+        head: The student's head for whole texts, if it has one; None lets the labels say what they mean.
         seed: Decides the first weights of learned maps, whatever was drawn before: every rank and
             every resumed run begin with the same.
 
@@ -41,7 +42,6 @@ class DistillationCriterion(nn.Module):
         weights: Weight of each objective by name.
         progress: The part of the training that is behind, from 0 to 1; whoever trains keeps it up to date.
         student_signals: Names of the signals that the student has to give.
-        teacher_signals: Names of the signals that the teacher has to give.
 
     Raises:
         InvalidInput: If an objective or one of its options is unknown, a weight is negative, no weight
@@ -55,6 +55,7 @@ class DistillationCriterion(nn.Module):
         teacher: Architecture,
         *,
         projection: Tensor | None = None,
+        head: Head | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -69,11 +70,16 @@ class DistillationCriterion(nn.Module):
                 if "projection" in inspect.signature(kind).parameters:
                     options["projection"] = projection
                 modules[name] = _made(kind, name, student, teacher, options)
+                modules[name].head = head
         self._objectives = modules
         # A module's name may not hold the dots of an import path.
         self.objectives = nn.ModuleDict({_module_name(name): module for name, module in modules.items()})
         self.student_signals = _union(module.student_signals for module in modules.values())
-        self.teacher_signals = _union(module.teacher_signals for module in modules.values())
+
+    @property
+    def teacher_signals(self) -> frozenset[str]:
+        """Names of the signals that the teacher has to give; fewer once a layer map is found."""
+        return _union(module.teacher_signals for module in self._objectives.values())
 
     def counts(self, batch: Batch) -> dict[str, int | Tensor]:
         """Number of units of each objective in a batch, from its masks and labels alone."""

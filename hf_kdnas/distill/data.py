@@ -10,17 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
+from transformers import TrainerCallback
 
 from hf_kdnas.distill.signal_keys import text_digests
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.labels import IGNORED
 
 if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
     from hf_kdnas.distill.signals import TeacherSignals
     from hf_kdnas.tasks.masking import Masking
 
 # Columns of a row that say what is right.
 LABELS = ("labels", "start_positions", "end_positions")
+
+# The first of these that a row has is its labels, as for Transformers' own collators.
+LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 # Batches are cut out of shuffled stretches of this many batches, each sorted by length: long enough
 # that a batch has little padding, short enough that epochs still mix.
@@ -55,8 +61,9 @@ class DistillationCollator:
 
     A row is a mapping with `input_ids`, and, where there are any, `token_type_ids`, `labels` (an
     integer; a float for regression; a list of floats, multi-hot, for multi-label; a list of integers,
-    one a token, for token classification), `start_positions` and `end_positions` (tokens, for question
-    answering) and `index`, its place in the set that `signals` were made of.
+    one a token, for token classification; without a masking also named `label` or `label_ids`),
+    `start_positions` and `end_positions` (tokens, for question answering) and `index`, its place in the
+    set that `signals` were made of.
 
     The batch has `input_ids`, `attention_mask`, `token_type_ids` where the rows do, (batch, length),
     `labels`, (batch,), (batch, labels) or, with -100 in the padding, (batch, length), `start_positions`
@@ -79,7 +86,7 @@ class DistillationCollator:
         """Make the batch.
 
         Raises:
-            InvalidInput: If a row is not the text that the signals of its `index` are of.
+            InvalidInput: If a row has no `index`, or is not the text that the signals of its index are of.
         """
         ids = [row["input_ids"] for row in rows]
         length = max(map(len, ids))
@@ -89,16 +96,29 @@ class DistillationCollator:
         batch["input_ids"], batch["attention_mask"] = pad(ids, self.pad_token_id, length)
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"], _ = pad([row["token_type_ids"] for row in rows], 0, length)
-        for name in LABELS:
-            if name in rows[0]:
-                batch[name] = _labels([row[name] for row in rows], length)
+        columns = {name: name for name in LABELS} | {"labels": self.label_column(rows[0])}
+        for name, column in columns.items():
+            if column in rows[0]:
+                batch[name] = _labels([row[column] for row in rows], length)
         if self.masking is not None and "labels" not in batch:
             batch["input_ids"], batch["labels"] = self.masking(batch["input_ids"], batch["attention_mask"])
         if self.signals is not None:
+            if "index" not in rows[0]:
+                raise InvalidInput(
+                    "index",
+                    ", ".join(rows[0]),
+                    "cached signals are found by a row's place in the set that they were built from",
+                    'Add it: dataset.add_column("index", range(len(dataset))).',
+                )
             indices = [row["index"] for row in rows]
-            _check_texts(self.signals, indices, ids)
+            _check_texts(self.signals, indices, rows)
             batch["teacher"] = self.signals.collate(indices, length)
         return batch
+
+    def label_column(self, row: Mapping[str, Any]) -> str:
+        """Where a row has its labels; beside a masking a `label` is one of another task."""
+        names = LABEL_COLUMNS if self.masking is None else ()
+        return next((name for name in names if name in row), LABEL_COLUMNS[0])
 
     def without_signals(self) -> DistillationCollator:
         """The same for rows that the teacher's signals don't cover, such as a validation split."""
@@ -117,14 +137,19 @@ def spread_rows(rows: Sequence[Row]) -> list[Row]:
     return [rows[index] for index in range(0, len(rows), max(1, len(rows) // SAMPLE_ROWS))]
 
 
-def _check_texts(signals: TeacherSignals, indices: list[int], ids: Sequence[Sequence[int]]) -> None:
+def _check_texts(signals: TeacherSignals, indices: list[int], rows: Sequence[Mapping[str, Any]]) -> None:
     """Rows and signals that don't belong together must not be trained on silently."""
-    if max(indices) >= len(signals) or not np.array_equal(signals.digests[indices], text_digests(ids)):
+    segments = signals.segments and "token_type_ids" in rows[0]
+    digests = text_digests(
+        [row["input_ids"] for row in rows], [row["token_type_ids"] for row in rows] if segments else None
+    )
+    if max(indices) >= len(signals) or not np.array_equal(signals.digests[indices], digests):
         raise InvalidInput(
             "index",
             indices,
             f"the teacher's signals in {signals.folder} cover {len(signals)} other sequences",
-            "Build the signals from these rows, in the order of their index.",
+            "Build the signals from these rows, in the order of their index, with their token_type_ids if "
+            "they have any.",
         )
 
 
@@ -170,3 +195,20 @@ class LengthGroupedSampler(Sampler[int]):
         full = random.permutation(order[:whole].reshape(-1, size))
         rest = order[whole:]
         return [*full.tolist(), *([rest.tolist()] if len(rest) else [])]
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the sampler its epoch.
+
+    Trainer does so as well, but on Transformers 5 it doesn't reach through the wrappers that a resumed
+    epoch puts around the sampler on several ranks.
+    """
+
+    sampler: LengthGroupedSampler | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell it."""
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Written into the keys: raised when the layout changes, so that old folders are built again.
-LAYOUT = 4
+LAYOUT = 5
 
 
 def signals_key(
@@ -57,7 +57,21 @@ def teacher_hash(teacher: PreTrainedModel) -> str:
     return settings_hash(weights_hash(teacher), json.dumps(config, sort_keys=True, default=str))
 
 
-def text_digests(input_ids: Sequence[Sequence[int]]) -> NDArray[np.uint32]:
-    """CRC-32 of each text's token ids, (texts,): cheap enough to compare in every batch."""
-    digests = (zlib.crc32(np.asarray(ids, dtype=np.int32).tobytes()) for ids in input_ids)
-    return np.fromiter(digests, dtype=np.uint32, count=len(input_ids))
+def text_digests(
+    input_ids: Sequence[Sequence[int]], token_type_ids: Sequence[Sequence[int]] | None = None
+) -> NDArray[np.uint32]:
+    """CRC-32 of each text's token ids, (texts,): cheap enough to compare in every batch.
+
+    Args:
+        input_ids: Token ids of each text.
+        token_type_ids: Segment ids of each text, for a teacher that reads them; a text that is all of
+            segment 0 has the digest of one without any.
+    """
+    digests = [zlib.crc32(np.asarray(ids, dtype=np.int32).tobytes()) for ids in input_ids]
+    if token_type_ids is not None:
+        segments = (np.asarray(types, dtype=np.int32) for types in token_type_ids)
+        digests = [
+            zlib.crc32(types.tobytes(), digest) if types.any() else digest
+            for types, digest in zip(segments, digests, strict=True)
+        ]
+    return np.array(digests, dtype=np.uint32)

@@ -29,9 +29,8 @@ from hf_kdnas.distill.signal_files import (
     kept_order,
     units,
 )
-from hf_kdnas.distill.signal_keys import text_digests
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.families import reads_tokens
+from hf_kdnas.families import reads_segments, reads_tokens
 from hf_kdnas.precision import autocast
 from hf_kdnas.run import read_json, write_json
 
@@ -77,6 +76,7 @@ class Writer:
         teacher: PreTrainedModel,
         input_ids: Sequence[Sequence[int]],
         token_type_ids: Sequence[Sequence[int]] | None,
+        digests: NDArray[np.uint32],
         names: Sequence[str],
         folder: Path,
         precision: str,
@@ -92,7 +92,7 @@ class Writer:
         self.token_logits = reads_tokens(type(teacher))
         self.capture = Capture(teacher, names, only=True)
         self.lengths = np.fromiter(map(len, input_ids), dtype=np.int64, count=len(input_ids))
-        self.digests = text_digests(input_ids)
+        self.digests = digests
         self.done = self._resume()
         self._files: dict[str, IO[bytes]] = {}
         self._saved_at = time.monotonic()
@@ -207,6 +207,7 @@ class Writer:
             "vocab_size": self.teacher.config.vocab_size,
             "num_labels": self.teacher.config.num_labels,
             "token_logits": self.token_logits,
+            "segments": reads_segments(self.teacher.config),
             "checksums": {
                 name: checksum(np.load(array_file(self.folder, name), mmap_mode="r")) for name in self.names
             },

@@ -30,11 +30,11 @@ from hf_kdnas.distill.signal_files import (
     unfinished_folder,
     units,
 )
-from hf_kdnas.distill.signal_keys import signals_key, teacher_hash
+from hf_kdnas.distill.signal_keys import signals_key, teacher_hash, text_digests
 from hf_kdnas.distill.signal_writer import Progress
 from hf_kdnas.distill.signal_writer import Writer as _Writer
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.families import reads_tokens
+from hf_kdnas.families import EACH_TEXT, EACH_TOKEN, outputs_of, reads_segments, reads_tokens
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -50,11 +50,12 @@ class TeacherSignals:
         key: Content hash of what they were made of (`signals_key`).
         names: The signals' names, sorted.
         lengths: Tokens of each text, (texts,).
-        digests: Of each text's token ids, (texts,) (see `text_digests`).
+        digests: Of each text, (texts,) (see `text_digests`).
         teacher: The teacher's shape.
         vocab_size: Size of the teacher's vocabulary.
         num_labels: Number of the teacher's outputs.
         token_logits: Whether it has them for each token.
+        segments: Whether it reads segment ids, which the digests then are of as well.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,6 +67,7 @@ class TeacherSignals:
         self.vocab_size: int = meta["vocab_size"]
         self.num_labels: int = meta["num_labels"]
         self.token_logits: bool = meta["token_logits"]
+        self.segments: bool = meta["segments"]
         self.lengths: NDArray[np.int64] = np.load(folder / LENGTHS)
         self.digests: NDArray[np.uint32] = np.load(folder / DIGESTS)
         self._checksums: dict[str, int] = meta["checksums"]
@@ -125,26 +127,38 @@ class TeacherSignals:
             progress: Called with the number of texts done and of all texts.
 
         Raises:
-            InvalidInput: If the teacher has no such signal, a text is longer than it takes, the disk has
-                no room, or a value is too large for the precision.
+            InvalidInput: If the teacher has no such signal, or logits over a vocabulary, a text is longer
+                than it takes, the disk has no room, or a value is too large for the precision.
         """
         names = sorted(set(names))
+        outputs = outputs_of(type(teacher))
+        if "logits" in names and outputs not in (EACH_TEXT, EACH_TOKEN):
+            raise InvalidInput(
+                "teacher",
+                type(teacher).__name__,
+                f"only logits of each text or token are kept, not those of {outputs}",
+                "Run it live: give the trainer the model itself.",
+            )
         lengths = list(map(len, input_ids))
         check_lengths(lengths, teacher.config, "teacher")
         key = signals_key(
             teacher_hash(teacher), input_ids, names, precision, token_type_ids=token_type_ids, compute=compute
         )
-        found = _found(folder, key)
+        read = token_type_ids if reads_segments(teacher.config) else None
+        digests = text_digests(input_ids, read)
+        found = _found(folder, key, lengths, digests)
         if found is not None:
             return found
         size = cls.size_bytes(
             teacher.config, lengths, names, precision, token_logits=reads_tokens(type(teacher))
         )
         with one_at_a_time(folder):
-            if _found(folder, key) is None:
+            if _found(folder, key, lengths, digests) is None:
                 unfinished = unfinished_folder(folder)
                 check_room(size - occupied(unfinished), folder)
-                writer = _Writer(teacher, input_ids, token_type_ids, names, unfinished, precision, key)
+                writer = _Writer(
+                    teacher, input_ids, token_type_ids, digests, names, unfinished, precision, key
+                )
                 writer.run(batch_size_tokens, compute, progress)
                 put_in_place(unfinished, folder)
         return cls.open(folder)
@@ -230,10 +244,11 @@ def _mapped(folder: Path, name: str) -> Tensor:
     return torch.from_numpy(np.load(array_file(folder, name), mmap_mode="c"))
 
 
-def _found(folder: Path, key: str) -> TeacherSignals | None:
-    """The signals in a folder, if they are of this key and undamaged."""
+def _found(folder: Path, key: str, lengths: list[int], digests: NDArray[np.uint32]) -> TeacherSignals | None:
+    """The signals in a folder, if they are of this key and these texts, and undamaged."""
     try:
         signals = TeacherSignals.open(folder)
     except InvalidInput:
         return None
-    return signals if signals.key == key and signals.undamaged() else None
+    same = np.array_equal(signals.lengths, lengths) and np.array_equal(signals.digests, digests)
+    return signals if signals.key == key and same and signals.undamaged() else None

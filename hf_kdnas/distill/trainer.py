@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.checks import (
+    check_dataset,
+    check_evaluated,
+    check_labels,
     check_lengths,
     check_teacher,
     check_vocabularies,
+    refuse_loss,
     refuse_reentrant,
     refuse_sharding,
+    text_head,
 )
 from hf_kdnas.distill.criterion import DistillationCriterion
-from hf_kdnas.distill.data import LABELS, DistillationCollator, LengthGroupedSampler, spread_rows
+from hf_kdnas.distill.data import LABELS, DistillationCollator, EpochOrder, LengthGroupedSampler, spread_rows
+from hf_kdnas.distill.learned import load_learned, save_learned
+from hf_kdnas.distill.ranks import leave_out_unused
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.precision import TEACHER_DTYPES, autocast
@@ -33,17 +39,9 @@ from hf_kdnas.processes import from_first
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Sampler
-    from transformers import (
-        PreTrainedModel,
-        PreTrainedTokenizerBase,
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
-    )
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_kdnas.tasks.masking import Masking
-
-CRITERION = "criterion.safetensors"
 
 
 class DistillationTrainer(Trainer):
@@ -101,6 +99,8 @@ class DistillationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         check_vocabularies(processing_class, teacher_processing_class)
+        check_dataset(train_dataset)
+        refuse_loss(kwargs.get("compute_loss_func"))
         self._cached = (
             teacher if isinstance(teacher, TeacherSignals) else getattr(data_collator, "signals", None)
         )
@@ -121,7 +121,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         if self.teacher is not None:
             cast("nn.Module", self.teacher).to(args.device).requires_grad_(False).eval()
-        self._epoch_order = _EpochOrder()
+        self._epoch_order = EpochOrder()
         self.add_callback(self._epoch_order)
         self._attach(cast("PreTrainedModel", self.model))
 
@@ -133,6 +133,7 @@ class DistillationTrainer(Trainer):
             shape,
             _teacher_shape(self.teacher, self._cached) or shape,
             projection=self._projection,
+            head=text_head(student),
             seed=self.args.seed,
         )
         check_teacher(student, self.teacher, self._cached, criterion.teacher_signals)
@@ -141,18 +142,23 @@ class DistillationTrainer(Trainer):
         self._student = student
         self.criterion = criterion.to(self.args.device)
         self._student_capture = Capture(student, criterion.student_signals)
-        self._teacher_capture = None
-        if self.teacher is not None:
-            self._teacher_capture = Capture(self.teacher, criterion.teacher_signals, only=True)
-        if self._collates:
-            needed = None if self._cached is None else self._cached.only(criterion.teacher_signals)
-            self.data_collator = DistillationCollator(
-                student.config.pad_token_id or 0, needed, masking=self._masking
-            )
+        self._read_only_needed()
         self._terms: dict[str, Tensor] = {}
         # The step at which each term was not finite for the first time; 0 where it always was.
         self._broken_at = torch.zeros(len(criterion.weights), dtype=torch.long, device=self.args.device)
         self._steps_since_log = 0
+
+    def _read_only_needed(self) -> None:
+        """Take those of the teacher's signals that the criterion reads; a layer search leaves fewer."""
+        needed, self._teacher_capture = self.criterion.teacher_signals, None
+        if self.teacher is not None:
+            self._teacher_capture = Capture(self.teacher, needed, only=True)
+        if self._collates:
+            self.data_collator = DistillationCollator(
+                self._student.config.pad_token_id or 0,
+                None if self._cached is None else self._cached.only(needed),
+                masking=self._masking,
+            )
 
     # What a batch is
 
@@ -160,12 +166,19 @@ class DistillationTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch_size = self.args.train_batch_size * self.args.world_size
-        lengths = self._checked_lengths(dataset)
+        lengths = self._checked(dataset)
         self._epoch_order.sampler = LengthGroupedSampler(lengths, batch_size, seed)
         return self._epoch_order.sampler
 
-    def _checked_lengths(self, rows: Iterable[Mapping[str, Any]]) -> list[int]:
-        lengths = [len(row["input_ids"]) for row in rows]
+    def _checked(self, rows: Iterable[Mapping[str, Any]]) -> list[int]:
+        """The lengths of rows that the models can take, with labels that the head can."""
+        lengths, labels, collator = [], [], self.data_collator
+        for row in rows:
+            lengths.append(len(row["input_ids"]))
+            if isinstance(collator, DistillationCollator) and (column := collator.label_column(row)) in row:
+                labels.append(row[column])
+        if labels and "task" in self.criterion.weights:
+            check_labels(labels, self._student)
         check_lengths(lengths, self._student.config, "student")
         if self.teacher is not None:
             check_lengths(lengths, self.teacher.config, "teacher")
@@ -233,6 +246,11 @@ class DistillationTrainer(Trainer):
         loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss, "logits": student["logits"]}) if return_outputs else loss
 
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Trainer's own, for texts that the student has positions for."""
+        check_lengths([inputs["input_ids"].shape[1]], self._student.config, "student")
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
     def _stop_if_broken(self) -> None:
         """Stop at a term that is not finite."""
         found = zip(self.criterion.weights, self._broken_at.tolist(), strict=True)
@@ -288,7 +306,18 @@ class DistillationTrainer(Trainer):
         """Trainer's own, from constants that are fixed now; `model_init` made another student just before."""
         if self.model is not self._student:
             self._attach(cast("PreTrainedModel", self.model))
+        candidates = self.criterion.teacher_signals
+        # Before the calibration, which then searches no other layers.
+        if (checkpoint := kwargs.get("resume_from_checkpoint")) is not None:
+            load_learned(self.criterion, Path(checkpoint))
         self._calibrate()
+        if self.criterion.teacher_signals != candidates:
+            self._read_only_needed()
+        if self.args.eval_strategy != "no":
+            check_evaluated(self.eval_dataset, self._student.config)
+        if self.accelerator.num_processes > 1:
+            batch = self._prepare_inputs(self.data_collator([self.train_dataset[0]]))
+            leave_out_unused(self._student, self._student_capture, self.criterion.student_signals, batch)
         return super()._inner_training_loop(*args, **kwargs)
 
     def _calibrate(self) -> None:
@@ -296,7 +325,7 @@ class DistillationTrainer(Trainer):
         if not self.criterion.teacher_signals:
             return
         rows = spread_rows(self.train_dataset)
-        self._checked_lengths(rows)
+        self._checked(rows)
         batch = self._prepare_inputs(self.data_collator(rows))
         student = cast("nn.Module", self.model)
         training = student.training
@@ -321,7 +350,18 @@ class DistillationTrainer(Trainer):
             self._terms, self._steps_since_log = {}, 0
         super().log(logs, *args, **kwargs)
 
-    # What is kept of the learned maps
+    # What is optimised and kept of the learned maps
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's own, whose clipping takes the gradients of student and learned maps as one."""
+        super().create_accelerator_and_postprocess()
+        clip = self.accelerator.clip_grad_norm_
+
+        def clip_both(parameters: Iterable[Tensor], *args: Any, **kwargs: Any) -> Any:
+            return clip([*parameters, *self.criterion.parameters()], *args, **kwargs)
+
+        # Where Trainer calls it has no hook that both lines of Transformers have.
+        self.accelerator.clip_grad_norm_ = clip_both  # type: ignore[method-assign]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Trainer's own, with the learned maps as one more group."""
@@ -334,33 +374,8 @@ class DistillationTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        learned = self.criterion.state_dict()
-        if learned and self.args.should_save:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in learned.items()}, Path(output_dir) / CRITERION
-            )
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.criterion.state_dict():
-            learned = load_file(Path(checkpoint) / CRITERION, device=str(self.args.device))
-            self.criterion.load_state_dict(learned)
-
-
-class _EpochOrder(TrainerCallback):
-    """Tells the sampler its epoch.
-
-    Trainer does so as well, but on Transformers 5 it doesn't reach through the wrappers that a resumed
-    epoch puts around the sampler on several ranks.
-    """
-
-    sampler: LengthGroupedSampler | None = None
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.sampler is not None:
-            self.sampler.set_epoch(int(state.epoch or 0))
+        if self.args.should_save:
+            save_learned(self.criterion, Path(output_dir))
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:

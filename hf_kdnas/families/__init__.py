@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.families.base import Axis, Family, reads_tokens
+from hf_kdnas.families.base import EACH_TEXT, EACH_TOKEN, Axis, Family, outputs_of, reads_tokens
 from hf_kdnas.families.bert import BERT
 from hf_kdnas.families.distilbert import DISTILBERT
 from hf_kdnas.families.electra import ELECTRA
@@ -20,7 +20,17 @@ from hf_kdnas.families.roberta import ROBERTA
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["FAMILIES", "Axis", "Family", "get_family", "reads_tokens"]
+__all__ = [
+    "EACH_TEXT",
+    "EACH_TOKEN",
+    "FAMILIES",
+    "Axis",
+    "Family",
+    "get_family",
+    "outputs_of",
+    "reads_segments",
+    "reads_tokens",
+]
 
 FAMILIES: dict[str, Family] = {
     model_type: family
@@ -47,3 +57,8 @@ def get_family(config: PretrainedConfig | str) -> Family:
     if family.other_width is None or isinstance(config, str) or config.embedding_size == config.hidden_size:
         return family
     return family.other_width
+
+
+def reads_segments(config: PretrainedConfig) -> bool:
+    """Whether a model takes `token_type_ids`."""
+    return "token_type_ids" in get_family(config).inputs

@@ -27,8 +27,15 @@ Axis: TypeAlias = Literal[
 ]
 
 
-# Heads that read every token's state straight from the residual stream, alike in all families.
-TOKEN_HEADS = ("ForTokenClassification", "ForQuestionAnswering")
+# Whose outputs a head's logits are, by the ending of its class's name; the first line are those of heads that
+# read every token's state straight from the residual stream, alike in all families.
+EACH_TOKEN = "each token"
+EACH_TEXT = "each text"
+OF_HEADS = {
+    ("ForTokenClassification", "ForQuestionAnswering"): EACH_TOKEN,
+    ("ForMaskedLM", "ForPreTraining", "LMHeadModel"): "the vocabulary",
+    ("ForMultipleChoice",): "each choice",
+}
 TOKEN_HEAD_AXES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     ("classifier.weight", ("labels", "hidden")),
     ("classifier.bias", ("labels",)),
@@ -37,9 +44,16 @@ TOKEN_HEAD_AXES: tuple[tuple[str, tuple[Axis, ...]], ...] = (
 )
 
 
+def outputs_of(model_class: type[Any]) -> str:
+    """Whose outputs a model's logits are, as a text; `EACH_TEXT` for a head of an unknown name."""
+    names = [each.__name__ for each in model_class.__mro__]
+    found = (what for endings, what in OF_HEADS.items() if any(name.endswith(endings) for name in names))
+    return next(found, EACH_TEXT)
+
+
 def reads_tokens(model_class: type[Any]) -> bool:
     """Whether a model's outputs are those of each token, (batch, length, labels)."""
-    return model_class.__name__.endswith(TOKEN_HEADS)
+    return outputs_of(model_class) == EACH_TOKEN
 
 
 @dataclass(frozen=True)

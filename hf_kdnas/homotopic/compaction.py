@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.trainer import CRITERION
+from hf_kdnas.distill.learned import CRITERION
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.homotopic.importance import group_of

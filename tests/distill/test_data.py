@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler
+from transformers import DistilBertConfig
 
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler, pad
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.tasks.masking import Masking
 
 LENGTHS = np.random.default_rng(0).integers(2, 60, 1003)
 
@@ -51,6 +53,16 @@ def test_labels_of_every_kind():
     assert (spans["start_positions"].tolist(), spans["end_positions"].tolist()) == ([0, 0], [1, 1])
 
 
+@pytest.mark.parametrize("column", ["label", "label_ids"])
+def test_labels_by_other_names(column):
+    """GLUE's data sets have a `label`; beside a masking it is one of another task."""
+    row = {"input_ids": [6, 7, 8], column: 1}
+    assert DistillationCollator(0)([row])["labels"].tolist() == [1]
+    assert DistillationCollator(0)([row | {"labels": 0}])["labels"].tolist() == [0]
+    masking = Masking(4, 120, (0, 1, 2, 3, 4), 0.3)
+    assert DistillationCollator(0, masking=masking)([row])["labels"].shape == (1, 3)
+
+
 def test_signals_come_beside_the_batch_and_must_belong_to_it(tiny_bert_config, make_model, tmp_path):
     ids = [[2, 7, 3], [2, 8, 9, 10, 3], [2, 3]]
     signals = TeacherSignals.build(make_model(tiny_bert_config), ids, ["logits", "hidden.3"], tmp_path / "s")
@@ -64,6 +76,28 @@ def test_signals_come_beside_the_batch_and_must_belong_to_it(tiny_bert_config, m
             collate([{"input_ids": ids[1], "index": index}])
     with pytest.raises(InvalidInput, match="cover 3 other sequences"):
         collate([{"input_ids": [2, 8, 9, 11, 3], "index": 1}])  # another text of the same length
+    with pytest.raises(InvalidInput, match=r"index: got 'input_ids'; .*add_column"):
+        collate([{"input_ids": ids[1]}])
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_segments_that_the_teacher_read_belong_to_a_text(reads, tiny_bert_config, make_model, tmp_path):
+    """DistilBERT reads none; a text that is all of segment 0 is one without segments."""
+    ids, pairs, plain = [[2, 7, 3, 8, 3]], [[0, 0, 0, 1, 1]], [[0] * 5]
+    distilbert = DistilBertConfig(vocab_size=120, dim=16, n_layers=2, n_heads=4, hidden_dim=32)
+    teacher = make_model(tiny_bert_config if reads else distilbert)
+    for number, (built, other) in enumerate([(None, pairs), (pairs, plain), (pairs, None), (plain, None)]):
+        signals = TeacherSignals.build(teacher, ids, ["logits"], tmp_path / str(number), token_type_ids=built)
+        collate = DistillationCollator(0, signals)
+        for segments, same in ((built, True), (other, not reads or built is plain)):
+            row = {"input_ids": ids[0], "index": 0}
+            if segments is not None:
+                row["token_type_ids"] = segments[0]
+            if same:
+                collate([row])
+            else:
+                with pytest.raises(InvalidInput, match="with their token_type_ids"):
+                    collate([row])
 
 
 def test_every_index_once_and_only_the_last_batch_smaller():

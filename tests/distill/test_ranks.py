@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from hf_kdnas import distill
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
+two_ranks = runpy.run_path(str(SCRIPT))
 
 
 def start(folder: Path, batch_size: int, ranks: int):
@@ -57,7 +59,9 @@ def finish(folder: Path, processes: list[subprocess.Popen[str]]):
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     one, two = start(folder / "one", 32, ranks=1), start(folder / "two", 16, ranks=2)
-    return finish(folder / "one", one), finish(folder / "two", two)
+    found = finish(folder / "one", one), finish(folder / "two", two)
+    found[1]["second rank"] = torch.load(folder / "two" / "second.pt")
+    return found
 
 
 def test_gradients_of_student_and_learned_maps_are_those_of_the_joined_batch(results):
@@ -80,3 +84,12 @@ def test_a_resumed_run_ends_with_the_same_weights(results):
     for run_results in results:
         for name, weight in run_results["weights"].items():
             torch.testing.assert_close(run_results["resumed"][name], weight, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("objectives", two_ranks["HEADLESS"])
+def test_a_loss_that_reads_no_logits_learns_as_on_the_joined_batch(results, objectives):
+    """DDP expects a gradient of all that the outputs follow from, the head as well."""
+    one, two = results
+    for name, weight in one["headless"][objectives].items():
+        for found in (two["headless"], two["second rank"]):
+            torch.testing.assert_close(found[objectives][name], weight, rtol=1e-6, atol=1e-8, msg=name)

@@ -92,6 +92,14 @@ def test_outputs_of_each_token_are_kept_without_padding(tiny_bert_config, tmp_pa
     assert len(TeacherSignals.open(signals.folder)) == len(IDS)
 
 
+def test_logits_over_the_vocabulary_are_refused(tiny_bert_config, tmp_path):
+    """Their width would be taken for the number of labels."""
+    bert = transformers.BertForMaskedLM(tiny_bert_config).eval()
+    with pytest.raises(InvalidInput, match=r"not those of the vocabulary\. Run it live"):
+        TeacherSignals.build(bert, IDS, NAMES, tmp_path / "signals")
+    TeacherSignals.build(bert, IDS, NAMES[1:], tmp_path / "signals")
+
+
 def test_segments_reach_the_teacher(bert, tmp_path):
     segments = [[0, *[1] * (len(ids) - 1)] for ids in IDS]
     plain = TeacherSignals.build(bert, IDS, ["logits"], tmp_path / "a")
@@ -161,6 +169,18 @@ def _shorten_an_array(folder):
     np.save(folder / "logits.npy", np.load(folder / "logits.npy")[:-1])
 
 
+def _swap_two_lengths(folder):
+    lengths = np.load(folder / "lengths.npy")
+    lengths[[0, 1]] = lengths[[1, 0]]
+    np.save(folder / "lengths.npy", lengths)
+
+
+def _change_a_digest(folder):
+    digests = np.load(folder / "digests.npy")
+    digests[1] += 1
+    np.save(folder / "digests.npy", digests)
+
+
 def _spoil_meta(folder):
     (folder / "meta.json").write_text('{"key": ')
 
@@ -175,18 +195,24 @@ def _empty(folder):
     folder.mkdir()
 
 
-@pytest.mark.parametrize(
-    "spoil", [_lose_a_file, _damage_a_block, _cut_a_file, _shorten_an_array, _spoil_meta, _other_key, _empty]
-)
+# What only shows in the arrays or against the texts.
+HIDDEN = (_damage_a_block, _swap_two_lengths, _change_a_digest, _other_key)
+OPEN = (_lose_a_file, _cut_a_file, _shorten_an_array, _spoil_meta, _empty)
+
+
+@pytest.mark.parametrize("spoil", [*HIDDEN, *OPEN])
 def test_what_is_broken_is_built_again(bert, tmp_path, spoil):
     folder = tmp_path / "signals"
-    wanted = TeacherSignals.build(bert, IDS, NAMES, folder).collate([1], 19)
+    first = TeacherSignals.build(bert, IDS, NAMES, folder)
+    wanted = first.collate([1], 19)
     spoil(folder)
-    if spoil not in (_other_key, _damage_a_block):  # which only shows in the arrays or against the texts
+    if spoil in OPEN:
         with pytest.raises(InvalidInput, match="whole folder of signals"):
             TeacherSignals.open(folder)
-    found = TeacherSignals.build(bert, IDS, NAMES, folder).collate([1], 19)
+    again = TeacherSignals.build(bert, IDS, NAMES, folder)
+    found = again.collate([1], 19)
     assert all(torch.equal(found[name], wanted[name]) for name in NAMES)
+    assert np.array_equal(again.digests, first.digests)
 
 
 class _Count:

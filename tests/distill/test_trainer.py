@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import transformers
@@ -232,6 +233,84 @@ def test_every_kind_of_task(tiny_bert_config, arguments, tmp_path, kind):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(wanted, rel=1e-5)
 
 
+# Outputs, problem_type, and a label of each row.
+HEADS = {
+    "a score": (1, None, lambda i: i / 4),
+    "a score in a list": (1, "regression", lambda i: [i / 4]),
+    "a whole number as a score": (1, None, lambda i: i),
+    "scores": (3, "regression", lambda i: [i / 4, 1.0, -2.0]),
+    "classes": (3, None, lambda i: i % 3),
+    "several classes": (3, None, lambda i: [float(i % 2), 1.0, 0.0]),
+    "one class or none": (1, "multi_label_classification", lambda i: [float(i % 2)]),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_task_is_what_the_students_own_head_computes(tiny_bert_config, make_student, arguments, kind):
+    outputs, problem, label = HEADS[kind]
+    rows = [{**row, "labels": label(index)} for index, row in enumerate(rows_of(8))]
+    student = make_student(num_labels=outputs, problem_type=problem)
+    args = arguments(objectives={"task": {}}, learning_rate=0.0)
+    trainer = DistillationTrainer(student, args, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    own = trainer.evaluate()["eval_loss"]
+    assert trainer.state.log_history[0]["loss_task"] == pytest.approx(own, rel=1e-4)
+
+
+def test_the_outputs_of_a_regression_are_compared_as_scores(make_student, make_model, arguments):
+    """KL would take them for the logits of one distribution, or of several."""
+    student = make_student(num_labels=3, problem_type="regression")
+    teacher = make_model(student.config, seed=5)
+    rows = [{**row, "labels": [0.5, 1.0, 2.0]} for row in rows_of(8)]
+    args = arguments(objectives={"logits": {}}, learning_rate=0.0)
+    trainer = DistillationTrainer(student, args, teacher, train_dataset=rows)
+    trainer.train()
+    batch = DistillationCollator(0)(rows)
+    with torch.no_grad():
+        ours, theirs = (model.eval()(**batch).logits for model in (student, teacher))
+    wanted = torch.nn.functional.mse_loss(ours, theirs).item()
+    assert trainer.state.log_history[0]["loss_logits"] == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "problem", "label", "message"),
+    [
+        (2, None, 2, "labels: got 2; the student has classes 0 to 1"),
+        (2, None, -1, "labels: got -1; the student has classes 0 to 1"),
+        (2, None, 1.0, "multi_label_classification with 2 outputs takes a list of 2 floats"),
+        (2, None, [1], "single_label_classification with 2 outputs takes a whole number"),
+        (2, None, [1.0] * 3, "multi_label_classification with 2 outputs takes a list of 2 floats"),
+        (2, None, "yes", "multi_label_classification with 2 outputs takes a list of 2 floats"),
+        (3, "regression", 1.0, "regression with 3 outputs takes a list of 3 floats"),
+        (1, None, [1.0, 2.0], "regression with 1 outputs takes a number"),
+    ],
+)
+def test_labels_that_the_head_has_no_place_for_are_refused(
+    make_student, arguments, outputs, problem, label, message
+):
+    student = make_student(num_labels=outputs, problem_type=problem)
+    rows = [{**row, "labels": label} for row in rows_of(8)]
+    trainer = DistillationTrainer(student, arguments(objectives={"task": {}}), train_dataset=rows)
+    with pytest.raises(InvalidInput, match=message):
+        trainer.train()
+
+
+def test_labels_by_another_name_are_checked_as_well(make_student, arguments):
+    rows = [{"input_ids": [5, 6], "label": 2}] * 8
+    trainer = DistillationTrainer(make_student(), arguments(objectives={"task": {}}), train_dataset=rows)
+    with pytest.raises(InvalidInput, match="the student has classes 0 to 1"):
+        trainer.train()
+
+
+def test_token_labels_beyond_the_head_are_refused(tiny_bert_config, arguments):
+    student = transformers.BertForTokenClassification(tiny_bert_config)
+    rows = kind_rows(rows_of(8), "TokenClassification")
+    rows[-1]["labels"][-1] = 2
+    trainer = DistillationTrainer(student, arguments(objectives={"task": {}}), train_dataset=rows)
+    with pytest.raises(InvalidInput, match="the student has classes 0 to 1; -100 is a label"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_a_teacher_of_another_head_is_refused(tiny_bert_config, make_student, arguments, tmp_path, live):
     """Both have two labels: their logits would be broadcast against each other."""
@@ -241,6 +320,13 @@ def test_a_teacher_of_another_head_is_refused(tiny_bert_config, make_student, ar
         teacher = TeacherSignals.build(teacher, ids, ["logits"], tmp_path / "signals")
     with pytest.raises(InvalidInput, match="the teacher's logits are those of each token"):
         DistillationTrainer(make_student(), arguments(objectives={"logits": {}}), teacher)
+
+
+def test_a_masked_lm_teaches_no_classification(tiny_bert_config, make_student, arguments):
+    teacher = transformers.BertForMaskedLM(tiny_bert_config)
+    with pytest.raises(InvalidInput, match="the teacher's logits are those of the vocabulary"):
+        DistillationTrainer(make_student(), arguments(objectives={"mlm": {}}), teacher)
+    DistillationTrainer(make_student(), arguments(objectives={"hidden": {}}), teacher)
 
 
 def test_every_family_is_distilled_from_live_and_cached_teachers(
@@ -328,6 +414,49 @@ def test_a_resumed_run_keeps_its_layer_map(teacher, make_student, make_model, ar
         assert trainer.criterion.objectives["hidden"].sources == sources
         assert_same(trainer.criterion.state_dict(), first.criterion.state_dict(), rtol=0, atol=0)
     assert any(each != sources for each in found)
+
+
+def test_a_checkpoint_without_the_learned_maps_is_refused(teacher, make_student, arguments, tmp_path):
+    args = arguments(
+        save_strategy="steps", save_steps=1, save_only_model=True, objectives={"hidden": {}}, max_steps=2
+    )
+    DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(16)).train()
+    again = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(16))
+    with pytest.raises(InvalidInput, match=r"checkpoint-1'; must hold criterion\.safetensors"):
+        again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_layers_that_a_search_passed_over_are_read_no_more(teacher, make_student, arguments, tmp_path, live):
+    rows, names = rows_of(16), [f"hidden.{layer}" for layer in (1, 2, 3)]
+    source = teacher
+    if not live:
+        source = TeacherSignals.build(
+            teacher, [row["input_ids"] for row in rows], names, tmp_path / "signals"
+        )
+    args = arguments(objectives={"hidden": {"layers": "searched"}})
+    trainer = DistillationTrainer(make_student(), args, source, train_dataset=rows)
+    trainer.train()
+    found = {f"hidden.{layer}" for layer in trainer.criterion.objectives["hidden"].found.tolist()}
+    assert len(found) == 2
+    assert trainer.criterion.teacher_signals == found
+    batch = trainer.data_collator(rows[:2])
+    assert set(trainer._teacher_signals(batch)) == found
+
+
+def test_gradients_of_student_and_learned_maps_are_clipped_as_one(teacher, make_student, arguments):
+    args = arguments(objectives={"hidden": {}}, max_grad_norm=1e-3)
+    trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(8))
+    norms = []
+
+    class Norm(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            both = [*trainer.model.parameters(), *trainer.criterion.parameters()]
+            norms.append(torch.nn.utils.get_total_norm([each.grad for each in both if each.grad is not None]))
+
+    trainer.add_callback(Norm())
+    trainer.train()
+    assert norms[0].item() == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_last_checkpoint_passes_over_what_a_kill_left(tmp_path):
@@ -595,6 +724,30 @@ def test_texts_longer_than_a_position_table_are_refused(
     trainer = DistillationTrainer(student, arguments(), teacher, train_dataset=rows_of(8))
     with pytest.raises(InvalidInput, match=f"a text of 60 tokens'; this {whose} has positions for 32"):
         trainer.train()
+
+
+def test_texts_too_long_to_be_evaluated_are_refused(make_student, arguments):
+    short, long = rows_of(8, (3,)), rows_of(8, (70,))
+    args = arguments(objectives={"task": {}}, eval_strategy="epoch")
+    trainer = DistillationTrainer(make_student(), args, train_dataset=short, eval_dataset={"a": long})
+    with pytest.raises(InvalidInput, match=r"a text of 70 tokens"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    with pytest.raises(InvalidInput, match=r"a text of 70 tokens"):
+        trainer.evaluate(long)
+
+
+def test_a_loss_beside_the_objectives_is_refused(make_student, arguments):
+    with pytest.raises(InvalidInput, match=r"compute_loss_func: .* the loss is the sum of the objectives"):
+        DistillationTrainer(make_student(), arguments(objectives={"task": {}}), compute_loss_func=print)
+
+
+def test_streamed_rows_are_refused(make_student, arguments):
+    rows = datasets.Dataset.from_list(rows_of(8)).to_iterable_dataset()
+    with pytest.raises(InvalidInput, match=r"IterableDataset'; must have a length.*without streaming"):
+        DistillationTrainer(
+            make_student(), arguments(max_steps=1, objectives={"task": {}}), train_dataset=rows
+        )
 
 
 def test_reentrant_checkpointing_on_the_model_itself_is_refused(teacher, make_student, arguments):

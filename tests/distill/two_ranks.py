@@ -1,7 +1,8 @@
 """What the ranks of test_ranks.py run: `two_ranks.py FOLDER BATCH_SIZE`.
 
 Writes the gradients of the first step, then the weights of a whole run and of the same run resumed in
-the middle of its second epoch. In double precision, so that rounding hides nothing.
+the middle of its second epoch, and the weights of runs whose loss reads no logits. In double precision, so
+that rounding hides nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ from hf_kdnas.distill.trainer import DistillationTrainer
 from hf_kdnas.processes import leave_processes
 
 ROWS = 64
+
+# Of these the loss doesn't reach the head, or much more.
+HEADLESS = {
+    "hidden": {"hidden": {"layers": "last"}},
+    "relations": {"relations": {}},
+    "embeddings": {"embeddings": {}},
+    "sentence": {"sentence": {}},
+}
 
 
 class FirstGradients(TrainerCallback):
@@ -59,22 +68,22 @@ def rows_of(count: int):
 
 
 def trainer_of(folder: Path, batch_size: int, **options) -> DistillationTrainer:
-    arguments = DistillationArguments(
-        output_dir=str(folder),
-        objectives={"logits": {}, "hidden": {"layers": "searched"}, "relations": {}, "task": {}},
-        per_device_train_batch_size=batch_size,
-        max_grad_norm=0.0,
-        learning_rate=1e-3,
-        num_train_epochs=2,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        save_steps=1,
-        save_strategy="steps",
-        report_to="none",
-        disable_tqdm=True,
-        logging_steps=1,
-        **options,
-    )
+    defaults = {
+        "output_dir": str(folder),
+        "objectives": {"logits": {}, "hidden": {"layers": "searched"}, "relations": {}, "task": {}},
+        "per_device_train_batch_size": batch_size,
+        "max_grad_norm": 0.0,
+        "learning_rate": 1e-3,
+        "num_train_epochs": 2,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "save_steps": 1,
+        "save_strategy": "steps",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+    }
+    arguments = DistillationArguments(**defaults | options)
     # Ranks may begin with other students: the first one's counts.
     student, teacher = model_of(2, 16, seed=1 + int(os.environ.get("RANK", "0"))), model_of(3, 32, seed=0)
     trainer = DistillationTrainer(student, arguments, teacher, train_dataset=rows_of(ROWS))
@@ -90,6 +99,12 @@ def weights_of(trainer: DistillationTrainer):
     }
 
 
+def headless(folder: Path, size: int, objectives):
+    trainer = trainer_of(folder, size, objectives=objectives, save_strategy="no")
+    trainer.train()
+    return weights_of(trainer)
+
+
 def run(folder: Path, size: int) -> None:
     trainer = trainer_of(folder / "whole", size)
     gradients = FirstGradients(trainer)
@@ -97,6 +112,9 @@ def run(folder: Path, size: int) -> None:
     trainer.train()
     resumed = trainer_of(folder / "whole", size, save_total_limit=10)
     resumed.train(resume_from_checkpoint=str(folder / "whole" / "checkpoint-3"))
+    others = {name: headless(folder / name, size, objectives) for name, objectives in HEADLESS.items()}
+    if int(os.environ.get("RANK", "0")) == 1:
+        torch.save(others, folder / "second.pt")
     if trainer.is_world_process_zero():
         results = {
             "ranks": trainer.accelerator.num_processes,
@@ -104,6 +122,7 @@ def run(folder: Path, size: int) -> None:
             "weights": weights_of(trainer),
             "resumed": weights_of(resumed),
             "logs": trainer.state.log_history[0],
+            "headless": others,
         }
         torch.save(results, folder / "results.pt")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from hf_kdnas.distill.objectives.attention import Attention
-from hf_kdnas.distill.objectives.base import Batch, Objective, SharedSignals, Signals
+from hf_kdnas.distill.objectives.base import Batch, Head, Objective, SharedSignals, Signals
 from hf_kdnas.distill.objectives.direct_relations import DirectRelations
 from hf_kdnas.distill.objectives.embeddings import Embeddings
 from hf_kdnas.distill.objectives.hidden import HiddenStates
@@ -22,6 +22,7 @@ __all__ = [
     "Batch",
     "DirectRelations",
     "Embeddings",
+    "Head",
     "HiddenStates",
     "Logits",
     "MaskedLM",

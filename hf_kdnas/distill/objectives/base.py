@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +14,19 @@ from hf_kdnas.importance import UnitGroup
 
 Signals: TypeAlias = Mapping[str, Tensor]
 Batch: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the outputs of a head for whole texts mean.
+
+    Attributes:
+        problem: Transformers' `problem_type`; None where the labels say it, whole numbers being classes.
+        num_labels: Number of outputs.
+    """
+
+    problem: str | None
+    num_labels: int
 
 
 class SharedSignals(dict[str, Tensor]):
@@ -56,8 +70,11 @@ class Objective(nn.Module):
     Attributes:
         student_signals: Names of the student's signals that `forward` reads.
         teacher_signals: Names of the teacher's signals that `forward` reads.
+        head: The student's head for whole texts; None for another one, or where the labels alone say what
+            they mean.
     """
 
+    head: Head | None = None
     student_signals: frozenset[str] = frozenset()
     teacher_signals: frozenset[str] = frozenset()
 

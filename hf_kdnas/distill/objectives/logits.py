@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.objectives.base import Batch, Objective, Signals
-from hf_kdnas.distill.objectives.outputs import NEVER, count_outputs, output_rows
+from hf_kdnas.distill.objectives.outputs import NEVER, count_outputs, is_regression, output_rows
 from hf_kdnas.errors import InvalidInput
 
 
@@ -27,7 +27,8 @@ class Logits(Objective):
     - `mse`: the mean squared difference of the logits themselves (Ba and Caruana, arXiv 1312.6184);
       the temperature plays no part.
 
-    A single logit (regression) has no distribution: there it is the squared difference.
+    Scores (a single logit, or those of a regression) have no distribution: there it is the mean squared
+    difference.
 
     Units: distributions, of which `output_rows` says how many a sample has.
 
@@ -60,14 +61,14 @@ class Logits(Objective):
 
     def count(self, batch: Batch) -> int | Tensor:
         """Distributions."""
-        return count_outputs(batch)
+        return count_outputs(batch, self.head)
 
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Sum over the distributions."""
         ours, theirs = student["logits"], teacher["logits"]
-        if ours.shape[-1] == 1:
-            return (ours - theirs).square().sum()
-        learned, wanted = output_rows(ours, batch), output_rows(theirs, batch)
+        if is_regression(ours, self.head):
+            return (ours - theirs).square().mean(-1).sum()
+        learned, wanted = (output_rows(logits, batch, self.head) for logits in (ours, theirs))
         if self.loss == "mse":
             return _squared_difference(learned, wanted)
         log_q, log_p = (functional.log_softmax(rows / self.temperature, dim=-1) for rows in (learned, wanted))

@@ -28,10 +28,11 @@ OBJECTIVE_NAMES = (
 )
 SAMPLER_NAMES = ("kdnas", "random", "tpe", "nsga2")
 
-# TrainingArguments that a section has a field of its own for.
+# Arguments of a training that a recipe has a field of its own for.
 _OWN_FIELDS = {
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "batch_size",
+    "per_gpu_train_batch_size": "batch_size",
     "learning_rate": "learning_rate",
     "warmup_ratio": "warmup_fraction",
     "warmup_steps": "warmup_fraction",
@@ -40,7 +41,10 @@ _OWN_FIELDS = {
     "bf16": "precision",
     "fp16": "precision",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "objectives": "distillation.objectives",
+    "teacher_dtype": "teacher.dtype",
     "output_dir": "output_dir",
+    "run_name": "name",
     "seed": "seed",
     "report_to": "report_to",
     "push_to_hub": "push_to_hub",

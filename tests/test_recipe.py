@@ -161,6 +161,15 @@ def test_an_override_of_one_objective_keeps_the_default_ones(tmp_path: Path) -> 
             "search.proxy.training_arguments",
             ["Set learning_rate"],
         ),
+        *(
+            (f"search.proxy.training_arguments.{name}=x", "search.proxy.training_arguments", [f"Set {own} in"])
+            for name, own in {
+                "objectives": "distillation.objectives",
+                "teacher_dtype": "teacher.dtype",
+                "run_name": "name",
+                "per_gpu_train_batch_size": "batch_size",
+            }.items()
+        ),
     ],
 )
 def test_bad_settings_are_named(small: str, override: str, field: str, parts: list[str]) -> None:

@@ -85,16 +85,8 @@ def shared_arguments(section: TrainingSection, checkpoints: Path, **extra: Any) 
         checkpoints: Where checkpoints go.
         **extra: Further fields of DistillationArguments.
     """
-    return training_arguments(
-        section,
-        checkpoints,
-        **{
-            "per_device_train_batch_size": max(1, section.batch_size // PartialState().num_processes),
-            "disable_tqdm": True,
-            "logging_strategy": "epoch",
-            **extra,
-        },
-    )
+    per_device = max(1, section.batch_size // PartialState().num_processes)
+    return training_arguments(section, checkpoints, per_device_train_batch_size=per_device, **extra)
 
 
 def run_trainer(trainer: DistillationTrainer, checkpoints: Path, narrator: Narrator, what: str) -> None:

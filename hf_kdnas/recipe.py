@@ -229,7 +229,9 @@ class CompareSection:
             "`labels: {task: {}}` is the student without distillation"
         }
     )
-    seeds: list[int] = option([0, 1, 2], "each set is trained once with each of these seeds", least=0)
+    seeds: list[int] = option(
+        [0, 1, 2], "each set is trained once with each of these seeds", least=0, most=2**32 - 1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

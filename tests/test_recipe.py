@@ -166,7 +166,11 @@ def test_an_override_of_one_objective_keeps_the_default_ones(tmp_path: Path) -> 
             ["Set learning_rate"],
         ),
         *(
-            (f"search.proxy.training_arguments.{name}=x", "search.proxy.training_arguments", [f"Set {own} in"])
+            (
+                f"search.proxy.training_arguments.{name}=x",
+                "search.proxy.training_arguments",
+                [f"Set {own} in"],
+            )
             for name, own in {
                 "objectives": "distillation.objectives",
                 "teacher_dtype": "teacher.dtype",

@@ -68,12 +68,15 @@ class DistillationCollator:
         signals: The teacher's signals, or None.
         pad_to_multiple_of: Round the batch's length up to a multiple of this (tensor cores).
         masking: Hides tokens of rows that have no labels, which then are the hidden tokens, (batch, length).
+        epoch: (2,): the training's seed and epoch, from which follows what is hidden; None draws by torch's
+            generator, which a checkpoint keeps too late: the loader is a batch ahead.
     """
 
     pad_token_id: int
     signals: TeacherSignals | None = None
     pad_to_multiple_of: int | None = None
     masking: Masking | None = None
+    epoch: Tensor | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make the batch.
@@ -93,7 +96,10 @@ class DistillationCollator:
             if name in rows[0]:
                 batch[name] = _labels([row[name] for row in rows], length)
         if self.masking is not None and "labels" not in batch:
-            batch["input_ids"], batch["labels"] = self.masking(batch["input_ids"], batch["attention_mask"])
+            given = batch["input_ids"], batch["attention_mask"]
+            batch["input_ids"], batch["labels"] = (
+                self.masking(*given) if self.epoch is None else self.masking.in_epoch(self.epoch, *given)
+            )
         if self.signals is not None:
             indices = [row["index"] for row in rows]
             _check_texts(self.signals, indices, ids)

@@ -146,8 +146,10 @@ class DistillationTrainer(Trainer):
             self._teacher_capture = Capture(self.teacher, criterion.teacher_signals, only=True)
         if self._collates:
             needed = None if self._cached is None else self._cached.only(criterion.teacher_signals)
+            # Shared: workers of the loader may live on from epoch to epoch.
+            epoch = self._epoch_order.epoch = torch.tensor((self.args.seed, 0)).share_memory_()
             self.data_collator = DistillationCollator(
-                student.config.pad_token_id or 0, needed, masking=self._masking
+                student.config.pad_token_id or 0, needed, masking=self._masking, epoch=epoch
             )
         self._terms: dict[str, Tensor] = {}
         # The step at which each term was not finite for the first time; 0 where it always was.
@@ -348,19 +350,22 @@ class DistillationTrainer(Trainer):
 
 
 class _EpochOrder(TrainerCallback):
-    """Tells the sampler its epoch.
+    """Tells the sampler its epoch, and the collator.
 
     Trainer does so as well, but on Transformers 5 it doesn't reach through the wrappers that a resumed
     epoch puts around the sampler on several ranks.
     """
 
     sampler: LengthGroupedSampler | None = None
+    epoch: Tensor | None = None
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.sampler is not None:
             self.sampler.set_epoch(int(state.epoch or 0))
+        if self.epoch is not None:
+            self.epoch[1] = int(state.epoch or 0)
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:

@@ -12,6 +12,7 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.baselines import baseline_architecture
 from hf_kdnas.distill.arguments import training_arguments
 from hf_kdnas.distill.criterion import DistillationCriterion
+from hf_kdnas.distill.training import shared_arguments
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.given_student import is_model, student_architecture
@@ -304,16 +305,14 @@ def _check_training(plan: Plan) -> None:
         with _within("distillation"):
             for architecture in (plan.space.members[0], plan.space.members[-1]):
                 DistillationCriterion(objectives, architecture, plan.teacher)
-    for key, section in (
-        ("teacher.fine_tune", recipe.teacher.fine_tune),
-        ("distillation.training", recipe.distillation.training),
-        ("search.proxy", recipe.search.proxy),
+    for key, section, arguments in (
+        ("teacher.fine_tune", recipe.teacher.fine_tune, shared_arguments),
+        ("distillation.training", recipe.distillation.training, shared_arguments),
+        ("search.proxy", recipe.search.proxy, training_arguments),
     ):
         if section is not None:
             with _within(key):
-                training_arguments(
-                    section, Path(recipe.output_dir), objectives=recipe.distillation.objectives
-                )
+                arguments(section, Path(recipe.output_dir), objectives=recipe.distillation.objectives)
 
 
 def _check_objectives(objectives: Mapping[str, Mapping[str, Any]], task: TaskData) -> None:

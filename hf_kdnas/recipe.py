@@ -47,7 +47,12 @@ class TrainingSection:
     """How a model is trained; the same on both Transformers lines."""
 
     epochs: float = option(3.0, "passes over the training rows", above=0)
-    batch_size: int = option(32, "rows per step on each device", least=1)
+    batch_size: int = option(
+        32,
+        "rows per batch, over all devices, whose number has to divide it; a candidate of a search learns on "
+        "one device",
+        least=1,
+    )
     learning_rate: float = option(5e-5, "highest learning rate; it decays linearly to 0", above=0)
     warmup_fraction: float = option(0.06, "part of the steps with a rising learning rate", least=0, most=1)
     weight_decay: float = option(0.01, "AdamW's weight decay", least=0)
@@ -229,7 +234,9 @@ class CompareSection:
             "`labels: {task: {}}` is the student without distillation"
         }
     )
-    seeds: list[int] = option([0, 1, 2], "each set is trained once with each of these seeds", least=0)
+    seeds: list[int] = option(
+        [0, 1, 2], "each set is trained once with each of these seeds", least=0, most=2**32 - 1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.baselines import BASELINES
@@ -28,10 +28,11 @@ OBJECTIVE_NAMES = (
 )
 SAMPLER_NAMES = ("kdnas", "random", "tpe", "nsga2")
 
-# TrainingArguments that a section has a field of its own for.
+# Arguments of a training that a recipe has a field of its own for.
 _OWN_FIELDS = {
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "batch_size",
+    "per_gpu_train_batch_size": "batch_size",
     "learning_rate": "learning_rate",
     "warmup_ratio": "warmup_fraction",
     "warmup_steps": "warmup_fraction",
@@ -40,7 +41,10 @@ _OWN_FIELDS = {
     "bf16": "precision",
     "fp16": "precision",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "objectives": "distillation.objectives",
+    "teacher_dtype": "teacher.dtype",
     "output_dir": "output_dir",
+    "run_name": "name",
     "seed": "seed",
     "report_to": "report_to",
     "push_to_hub": "push_to_hub",
@@ -94,8 +98,8 @@ def check_recipe(recipe: Recipe) -> None:
         if section is not None:
             _check_training_arguments(key, section.training_arguments)
     if recipe.compare is not None:
-        for name, objectives in recipe.compare.objectives.items():
-            _check_objectives(f"compare.objectives.{name}", objectives)
+        _check_list("compare.seeds", recipe.compare.seeds)
+        _check_compared(recipe.compare.objectives)
 
 
 def check_section(section: Any, prefix: str = "") -> None:
@@ -119,13 +123,16 @@ def check_evaluation(section: EvaluationSection) -> None:
         InvalidInput: Naming the first value that can't be used.
     """
     for name in ("tasks", "seeds", "learning_rates", "epochs", "batch_sizes"):
-        values = getattr(section, name)
-        if not values or len(set(values)) < len(values):
-            raise InvalidInput(name, values, "must hold at least one, and each once", "Change the list.")
+        _check_list(name, getattr(section, name))
     for name in section.tasks:
         if name not in GLUE:
             raise InvalidInput("tasks", name, f"tasks of GLUE are {', '.join(GLUE)}", nearest(name, GLUE))
     check_section(section)
+
+
+def _check_list(key: str, values: Sequence[Any]) -> None:
+    if not values or len(set(values)) < len(values):
+        raise InvalidInput(key, values, "must hold at least one, and each once", "Change the list.")
 
 
 # How many text columns a task has, and which.
@@ -186,6 +193,15 @@ def _check_objectives(key: str, objectives: Mapping[str, Mapping[str, Any]]) -> 
                 nearest(name, OBJECTIVE_NAMES),
             )
         _check_weight(f"{key}.{name}.weight", options.get("weight", 1.0))
+
+
+def _check_compared(sets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    if not sets:
+        raise InvalidInput(
+            "compare.objectives", {}, "at least one set is needed", "Add one, or set compare to null."
+        )
+    for name, objectives in sets.items():
+        _check_objectives(f"compare.objectives.{name}", objectives)
 
 
 def _check_weight(key: str, weight: Any) -> None:

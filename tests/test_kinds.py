@@ -145,6 +145,25 @@ def test_multi_label_classification(tiny_project: Path) -> None:
     assert set(config.label2id) == {"praise", "blame"}
 
 
+def test_regression(tiny_project: Path) -> None:
+    scores = {**dict.fromkeys(GOOD, 1.0), **dict.fromkeys(BAD, -1.0)}
+    rows = [
+        {"text": " ".join(words), "label": sum(scores.get(word, 0.0) for word in words)}
+        for words in _texts(240)
+    ]
+    results = _search(tiny_project, rows)
+    assert results["task"]["kind"] == "regression"
+    assert results["student"]["metrics"].keys() == {"pearson", "spearman"}
+    card = _check(tiny_project, results, "regression", "text-classification", "SequenceClassification")
+    assert 'function_to_apply="none"' in card.text
+    student = tiny_project / "run" / "student"
+    _stranger(
+        student, "AutoModelForSequenceClassification", "text-classification", ["the film was so superb"]
+    )
+    config = AutoConfig.from_pretrained(student)
+    assert (config.problem_type, config.num_labels) == ("regression", 1)
+
+
 def test_token_classification(tiny_project: Path) -> None:
     tags = {word: tag for part, tag in ((GOOD, "B-PRO"), (BAD, "B-CON")) for word in part}
     rows = [{"tokens": words, "ner_tags": [tags.get(word, "O") for word in words]} for words in _texts(200)]

@@ -150,6 +150,10 @@ def test_an_override_of_one_objective_keeps_the_default_ones(tmp_path: Path) -> 
         ("search.baselines=[tinibert]", "search.baselines", ["Did you mean tinybert?"]),
         ("search.baselines=4L-30H-60F-4A-gelu", "search.baselines", ["divide hidden_size 30"]),
         ("search.finalists=301", "search.finalists", ["300 candidates"]),
+        ("compare={objectives: {a: {task: {}}}, seeds: []}", "compare.seeds", ["at least one"]),
+        ("compare={objectives: {a: {task: {}}}, seeds: [0, 0]}", "compare.seeds", ["each once"]),
+        ("compare={objectives: {a: {task: {}}}, seeds: 4294967296}", "compare.seeds", ["at most 4294967295"]),
+        ("compare={objectives: {}}", "compare.objectives", ["at least one set"]),
         ("data.text=[a, b, c]", "data.text", ["one column, or two"]),
         ("teacher.fine_tune=true", "teacher.fine_tune", ["mapping"]),
         ("teacher.model=null", "teacher.model", ["must set it"]),
@@ -160,6 +164,19 @@ def test_an_override_of_one_objective_keeps_the_default_ones(tmp_path: Path) -> 
             "search.proxy.training_arguments.learning_rate=1",
             "search.proxy.training_arguments",
             ["Set learning_rate"],
+        ),
+        *(
+            (
+                f"search.proxy.training_arguments.{name}=x",
+                "search.proxy.training_arguments",
+                [f"Set {own} in"],
+            )
+            for name, own in {
+                "objectives": "distillation.objectives",
+                "teacher_dtype": "teacher.dtype",
+                "run_name": "name",
+                "per_gpu_train_batch_size": "batch_size",
+            }.items()
         ),
     ],
 )

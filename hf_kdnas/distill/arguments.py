@@ -124,8 +124,8 @@ class DistillationArguments(TrainingArguments):
 def training_arguments(section: TrainingSection, output_dir: Path, **extra: Any) -> DistillationArguments:
     """The arguments for a recipe's training section, on either line of Transformers.
 
-    The section's own `training_arguments` come after its fields, `extra` after both. A checkpoint is
-    saved at the end of each epoch and the last one is kept.
+    The section's own `training_arguments` come after its fields, `extra` after both. Where they say
+    nothing else, the loss is logged and a checkpoint saved at the end of each epoch, and the last one kept.
 
     Args:
         section: The training section.
@@ -160,6 +160,8 @@ def training_arguments(section: TrainingSection, output_dir: Path, **extra: Any)
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "report_to": "none",
+        "disable_tqdm": True,
+        "logging_strategy": "steps" if "logging_steps" in section.training_arguments else "epoch",
         **section.training_arguments,
         **extra,
     }

@@ -75,12 +75,15 @@ class DistillationCollator:
         signals: The teacher's signals, or None.
         pad_to_multiple_of: Round the batch's length up to a multiple of this (tensor cores).
         masking: Hides tokens of rows that have no labels, which then are the hidden tokens, (batch, length).
+        epoch: (2,): the training's seed and epoch, from which follows what is hidden; None draws by torch's
+            generator, which a checkpoint keeps too late: the loader is a batch ahead.
     """
 
     pad_token_id: int
     signals: TeacherSignals | None = None
     pad_to_multiple_of: int | None = None
     masking: Masking | None = None
+    epoch: Tensor | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make the batch.
@@ -101,7 +104,10 @@ class DistillationCollator:
             if column in rows[0]:
                 batch[name] = _labels([row[column] for row in rows], length)
         if self.masking is not None and "labels" not in batch:
-            batch["input_ids"], batch["labels"] = self.masking(batch["input_ids"], batch["attention_mask"])
+            given = batch["input_ids"], batch["attention_mask"]
+            batch["input_ids"], batch["labels"] = (
+                self.masking(*given) if self.epoch is None else self.masking.in_epoch(self.epoch, *given)
+            )
         if self.signals is not None:
             if "index" not in rows[0]:
                 raise InvalidInput(
@@ -198,13 +204,14 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class EpochOrder(TrainerCallback):
-    """Tells the sampler its epoch.
+    """Tells the sampler its epoch, and the collator.
 
     Trainer does so as well, but on Transformers 5 it doesn't reach through the wrappers that a resumed
     epoch puts around the sampler on several ranks.
     """
 
     sampler: LengthGroupedSampler | None = None
+    epoch: Tensor | None = None
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -212,3 +219,5 @@ class EpochOrder(TrainerCallback):
         """Tell it."""
         if self.sampler is not None:
             self.sampler.set_epoch(int(state.epoch or 0))
+        if self.epoch is not None:
+            self.epoch[1] = int(state.epoch or 0)

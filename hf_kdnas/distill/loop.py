@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -136,8 +137,9 @@ def _batches(
     sampler = LengthGroupedSampler([len(row["input_ids"]) for row in rows], section.batch_size, seed)
     for epoch in itertools.count():
         sampler.set_epoch(epoch)
+        in_epoch = replace(collator, epoch=torch.tensor((seed, epoch)))
         for indices in sampler.batches():
-            yield collator([rows[index] for index in indices])
+            yield in_epoch([rows[index] for index in indices])
 
 
 def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

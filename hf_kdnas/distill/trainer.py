@@ -154,10 +154,13 @@ class DistillationTrainer(Trainer):
         if self.teacher is not None:
             self._teacher_capture = Capture(self.teacher, needed, only=True)
         if self._collates:
+            # Shared: workers of the loader may live on from epoch to epoch.
+            epoch = self._epoch_order.epoch = torch.tensor((self.args.seed, 0)).share_memory_()
             self.data_collator = DistillationCollator(
                 self._student.config.pad_token_id or 0,
                 None if self._cached is None else self._cached.only(needed),
                 masking=self._masking,
+                epoch=epoch,
             )
 
     # What a batch is

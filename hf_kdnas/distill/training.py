@@ -13,6 +13,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from hf_kdnas.distill.arguments import DistillationArguments, training_arguments
 from hf_kdnas.distill.trainer import DistillationTrainer, last_checkpoint
+from hf_kdnas.errors import InvalidInput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,17 +85,20 @@ def shared_arguments(section: TrainingSection, checkpoints: Path, **extra: Any) 
         section: How long and how fast; its batch size is that of a step over all ranks.
         checkpoints: Where checkpoints go.
         **extra: Further fields of DistillationArguments.
+
+    Raises:
+        InvalidInput: If the ranks don't divide the batch size, or as `training_arguments` does.
     """
-    return training_arguments(
-        section,
-        checkpoints,
-        **{
-            "per_device_train_batch_size": max(1, section.batch_size // PartialState().num_processes),
-            "disable_tqdm": True,
-            "logging_strategy": "epoch",
-            **extra,
-        },
-    )
+    ranks = PartialState().num_processes
+    per_device, rest = divmod(section.batch_size, ranks)
+    if rest:
+        raise InvalidInput(
+            "batch_size",
+            section.batch_size,
+            f"it is shared by the {ranks} processes of this launch, which must divide it",
+            f"Choose a multiple of {ranks}, or another number of processes.",
+        )
+    return training_arguments(section, checkpoints, per_device_train_batch_size=per_device, **extra)
 
 
 def run_trainer(trainer: DistillationTrainer, checkpoints: Path, narrator: Narrator, what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from hf_kdnas.content import rows_hash, settings_hash, weights_hash
+from hf_kdnas.content import columns_hash, rows_hash, settings_hash, weights_hash
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.metrics import GLUE
 from hf_kdnas.recipe import DataSection, EvaluationSection, TeacherSection, TrainingSection
 from hf_kdnas.resources import resolve_data
+from hf_kdnas.tables import read_splits
 from hf_kdnas.tasks import Classification, TaskData, load_task
 from hf_kdnas.teacher import load_config, load_model, load_tokenizer
 
@@ -36,6 +37,7 @@ class Suite:
         tokenizer: The model's.
         longest: Most tokens that the model takes.
         reporting: By task and split, the rows to report on, beside some of the training rows.
+        rows: By task, hashes of all rows that its scores follow from.
         parameters: Number of the model's parameters, without a head.
         keys: For each task a hash of what its scores follow from, besides what differs between its runs.
     """
@@ -45,6 +47,7 @@ class Suite:
     tokenizer: PreTrainedTokenizerBase
     longest: int
     reporting: dict[str, dict[str, TaskData]]
+    rows: dict[str, list[str]]
     parameters: int
     keys: dict[str, str]
 
@@ -64,10 +67,7 @@ class Suite:
             base = cast("PreTrainedModel", load_model(asked, some_task, seed=0).base_model)
         weights = weights_hash(base)
         settings = asdict(TrainingSection(precision=self.section.precision))
-        keys = {
-            task: settings_hash(weights, settings, [_rows_key(each) for each in splits.values()])
-            for task, splits in self.reporting.items()
-        }
+        keys = {task: settings_hash(weights, settings, rows) for task, rows in self.rows.items()}
         return replace(self, model=asked, parameters=base.num_parameters(), keys=keys)
 
     def start(self, task: TaskData, seed: int) -> PreTrainedModel:
@@ -107,7 +107,8 @@ def load_suite(model: str, section: EvaluationSection) -> Suite:
         }
         for task in section.tasks
     }
-    suite = Suite(asked, section, tokenizer, longest, reporting, parameters=0, keys={})
+    rows = {task: _rows_hashes(task, section, splits) for task, splits in reporting.items()}
+    suite = Suite(asked, section, tokenizer, longest, reporting, rows, parameters=0, keys={})
     return suite.with_model(model)
 
 
@@ -116,8 +117,15 @@ def _asked(model: str, section: EvaluationSection) -> TeacherSection:
     return TeacherSection(model=model, revision=section.revision, fine_tune=TrainingSection())
 
 
-def _rows_key(task: TaskData) -> list[str]:
-    return [rows_hash(rows) for rows in (task.train, task.selection, task.reporting)]
+def _rows_hashes(task: str, section: EvaluationSection, splits: Mapping[str, TaskData]) -> list[str]:
+    """Of all training rows as they are read, and of those that are tokenised: what became of the texts."""
+    known = GLUE[task]
+    train = read_splits(_data(task, known.splits[0], section))["train"]
+    # The columns of a Dataset itself take ten times as long.
+    found = [columns_hash(train.data.column(name) for name in (*known.text, "label"))]
+    for each in splits.values():
+        found += [rows_hash(rows) for rows in (each.train, each.selection, each.reporting)]
+    return found
 
 
 def _load(
@@ -128,8 +136,15 @@ def _load(
     longest: int,
     limit: int | None = None,
 ) -> TaskData:
+    data = _data(task, split, section, limit)
+    with _named(lambda field: f"{task}: {field}"):
+        # What a recipe's metric brings beside it is not what GLUE reports.
+        return replace(load_task(data, tokenizer, max_length=longest), metrics=GLUE[task].metrics)
+
+
+def _data(task: str, split: str, section: EvaluationSection, limit: int | None = None) -> DataSection:
     known, path = GLUE[task], _path(task, section.data)
-    data = DataSection(
+    return DataSection(
         path=path,
         data_files=_files(path, ("train", split)),
         text=list(known.text),
@@ -143,9 +158,6 @@ def _load(
         max_length=section.max_length,
         limit=limit,
     )
-    with _named(lambda field: f"{task}: {field}"):
-        # What a recipe's metric brings beside it is not what GLUE reports.
-        return replace(load_task(data, tokenizer, max_length=longest), metrics=known.metrics)
 
 
 def _path(task: str, folder: str | None) -> str:

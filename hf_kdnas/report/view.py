@@ -273,6 +273,18 @@ def search_text(results: Mapping[str, Any]) -> str:
     )
 
 
+def distillation_text(results: Mapping[str, Any]) -> str:
+    """That nothing is known of what distillation was worth; empty where something is, or can't be."""
+    trained = [results["distillation"], *results["comparison"]]
+    from_labels = any(set(each["objectives"]) == {"task"} for each in trained)
+    if from_labels or results["task"]["kind"] == "sentence-similarity":  # that has no labels
+        return ""
+    return (
+        "The same student was not trained without distillation: nothing is known about what distillation was "
+        "worth. The setting compare of kdnas distill tells, with labels: {task: {}} among its objectives."
+    )
+
+
 def hand_crafted_text(results: Mapping[str, Any]) -> str:
     """How the winner compares with the hand-crafted shapes, also where they do better; empty without them."""
     shapes = results["baselines"]

@@ -48,7 +48,7 @@ class TaskData(ABC):
         train: Rows to learn from.
         selection: Rows to choose by.
         reporting: Rows to report on.
-        masking: Hides tokens of training rows, anew in every batch, where the task is to find them.
+        masking: Hides tokens of training rows, anew in every epoch, where the task is to find them.
     """
 
     head: ClassVar[str]

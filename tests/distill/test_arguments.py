@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, HfArgumentParser, Trainer
 
 from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments, training_arguments
+from hf_kdnas.distill.training import shared_arguments
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe import TrainingSection
 
@@ -65,6 +66,19 @@ def test_a_training_section_becomes_arguments(tmp_path):
     assert (args.bf16, args.fp16, args.adam_beta2, args.save_total_limit) == (True, False, 0.98, 3)
     assert (args.objectives, args.seed, args.report_to) == ({"task": {}}, 7, [])
     assert args.use_cpu is not torch.accelerator.is_available()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("epoch", 500, True)),
+        ({"logging_steps": 5}, ("steps", 5, True)),
+        ({"logging_strategy": "no", "disable_tqdm": False}, ("no", 500, False)),
+    ],
+)
+def test_logs_and_bars_are_those_that_a_recipe_asks_for(tmp_path, given, expected):
+    args = shared_arguments(TrainingSection(training_arguments=given), tmp_path, objectives={"task": {}})
+    assert (args.logging_strategy, args.logging_steps, args.disable_tqdm) == expected
 
 
 def test_an_unknown_argument_names_its_nearest(tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.criterion import DistillationCriterion
@@ -13,6 +14,7 @@ from hf_kdnas.distill.data import DistillationCollator
 from hf_kdnas.distill.loop import train_alone
 from hf_kdnas.progress import Narrator
 from hf_kdnas.recipe import TrainingSection
+from hf_kdnas.tasks.masking import Masking
 
 ROWS = [{"input_ids": [2, 5 + index % 2, *[9] * (index % 3), 3], "labels": index % 2} for index in range(16)]
 
@@ -44,3 +46,26 @@ def test_a_teacher_that_nothing_asks_is_not_run(
     assert not torch.equal(student.classifier.weight, before)
     assert student.training
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_epoch_hides_tokens_of_its_own(tiny_bert_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, hide = [], Masking.in_epoch
+
+    def noting(masking: Masking, epoch: torch.Tensor, *batch: torch.Tensor) -> Any:
+        seen.append(epoch.tolist())
+        return hide(masking, epoch, *batch)
+
+    monkeypatch.setattr(Masking, "in_epoch", noting)
+    shape = Architecture.from_config(tiny_bert_config)
+    train_alone(
+        AutoModelForMaskedLM.from_config(tiny_bert_config),
+        DistillationCriterion({"task": {}}, shape, shape),
+        TrainingSection(epochs=3, batch_size=8, precision="fp32"),
+        [{"input_ids": row["input_ids"]} for row in ROWS],
+        DistillationCollator(0, masking=Masking(4, 120, (0, 2, 3, 4), 0.5)),
+        torch.device("cpu"),
+        seed=7,
+        narrator=Narrator(speaks=False),
+        what="student",
+    )
+    assert seen == [[7, epoch] for epoch in (0, 0, 1, 1, 2, 2)]

@@ -14,6 +14,7 @@ import transformers
 from accelerate.utils import DistributedType
 from safetensors import safe_open
 from transformers import (
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertTokenizerFast,
     DistilBertConfig,
@@ -28,6 +29,7 @@ from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.distill.trainer import DistillationTrainer, last_checkpoint
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.tasks.masking import Masking
 
 ALL = {
     "logits": {},
@@ -396,6 +398,28 @@ def test_a_resumed_run_ends_with_the_same_weights(teacher, make_student, argumen
         assert trainer.state.global_step == 10
         ends.append({**trainer.model.state_dict(), **trainer.criterion.state_dict()})
     assert_same(ends[1], ends[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "workers", [{}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}]
+)
+def test_a_resumed_run_hides_the_same_tokens(make_student, arguments, tmp_path, workers):
+    """The loader is a batch ahead of the step, and a worker may be older than the epoch."""
+    args = arguments(
+        save_strategy="steps", save_steps=1, num_train_epochs=2, objectives={"task": {}}, **workers
+    )
+    masking = Masking(mask_token_id=4, vocab_size=120, special_ids=(0, 1, 2, 3, 4), probability=0.3)
+    rows = [{"input_ids": row["input_ids"]} for row in rows_of(40)]
+    ends = []
+    for checkpoint in (None, *(str(tmp_path / "out" / f"checkpoint-{step}") for step in (3, 7))):
+        torch.manual_seed(0)
+        student = AutoModelForMaskedLM.from_config(make_student().config)
+        trainer = DistillationTrainer(student, args, masking=masking, train_dataset=rows)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        assert trainer.data_collator.epoch.tolist() == [args.seed, 1]
+        ends.append(trainer.model.state_dict())
+    for end in ends[1:]:
+        assert_same(end, ends[0], rtol=0, atol=0)
 
 
 def test_a_resumed_run_keeps_its_layer_map(teacher, make_student, make_model, arguments, tmp_path):

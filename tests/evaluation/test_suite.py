@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -41,6 +43,22 @@ def test_tasks_are_read_in_the_layout_of_the_hub(student: Path, settings: Settin
     mrpc = suite.training("mrpc")
     assert len(mrpc.train) + len(mrpc.selection) == 96
     assert set(mrpc.train[0]["token_type_ids"]) == {0, 1}
+
+
+def test_a_row_that_no_look_is_taken_at_counts(
+    glue: Path, student: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of all labels changes the key, and nothing else does."""
+    monkeypatch.setattr("hf_kdnas.evaluation.suite.LOOKED_AT", 8)
+    file = glue / "rte" / "train.parquet"
+    columns = pyarrow.parquet.read_table(file).to_pydict()
+    keys = [load_suite(str(student), settings(tasks=["rte"])).keys["rte"] for _ in range(2)]
+    for row in range(5):
+        columns["label"][row] = 1 - columns["label"][row]
+        pyarrow.parquet.write_table(pyarrow.table(columns), file)
+        keys.append(load_suite(str(student), settings(tasks=["rte"])).keys["rte"])
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 6
 
 
 def test_without_a_folder_tasks_come_from_the_shared_data(

@@ -113,6 +113,7 @@ def test_its_words(results: dict[str, Any]) -> None:
     assert "12" in re.search(r"tried (\d+)", text)[0]  # type: ignore[index]
     assert "logits (weight 1.0, temperature 2.0); hidden (weight 1.0, layers uniform)." in text
     assert "nothing is known about what the search itself was worth" in text
+    assert "nothing is known about what distillation was worth" in text
     assert "2303.09639" in text
     assert "\n\n\n" not in text
     assert not re.search(r"[ \t]+$", text, re.MULTILINE)

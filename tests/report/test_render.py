@@ -67,6 +67,7 @@ def test_one_file_with_everything_in_it(tmp_path: Path, results: dict[str, Any])
         "5.39 ms",
         "22.7 M",
         "every-second-layer",
+        "nothing is known about what distillation was worth",
         "A Processor @ 2.10GHz",
         "1 thread, batch 1, 128 tokens",
         "nothing is known about what the search itself was worth",

@@ -59,6 +59,19 @@ def test_a_search_without_a_random_one_claims_nothing(results: dict[str, Any]) -
     assert "did not run: nothing is known" in view.search_text(results)
 
 
+def test_what_distillation_was_worth_is_known_from_the_same_student_without_it(
+    results: dict[str, Any],
+) -> None:
+    signals, labels = {"objectives": {"logits": {}}}, {"objectives": {"task": {}}}
+    for comparison in ([], [signals]):
+        results["comparison"] = comparison
+        assert "nothing is known about what distillation was worth" in view.distillation_text(results)
+    results["comparison"] = [signals, labels]
+    assert view.distillation_text(results) == ""
+    results["comparison"], results["distillation"] = [], labels
+    assert view.distillation_text(results) == ""
+
+
 def test_a_random_search_is_compared_with(results: dict[str, Any]) -> None:
     results["random_baseline"] = {"architecture": "3L", "quality": 0.8272, "speedup": 3.0, "reward": 0.9}
     assert "found 3L" in view.search_text(results)

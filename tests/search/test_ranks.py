@@ -14,9 +14,11 @@ from hf_kdnas.run import read_json
 TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def _search(project: Path, launcher: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def _search(
+    project: Path, launcher: list[str], *settings: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*launcher, "-m", "hf_kdnas", "search", "--config", str(project / "recipe.yaml")],
+        [*launcher, "-m", "hf_kdnas", "search", "--config", str(project / "recipe.yaml"), *settings],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
@@ -43,6 +45,14 @@ def test_two_ranks_find_what_one_does(tiny_project: Path) -> None:
     ]
     assert together["environment"]["processes"] == "2"
     assert alone["environment"]["processes"] == "1"
+
+
+def test_a_batch_that_ranks_do_not_divide_is_refused_before_any_work(tiny_project: Path) -> None:
+    odd = ("--distillation.training.batch_size", "15")
+    done = _search(tiny_project, TWO_RANKS, *odd, ACCELERATE_USE_CPU="true")
+    assert done.returncode != 0
+    assert "distillation.training.batch_size: got 15; it is shared by the 2 processes" in done.stderr
+    assert not (tiny_project / "run").exists()
 
 
 def test_ranks_that_do_not_know_of_each_other_are_refused(tiny_project: Path) -> None:

@@ -52,12 +52,17 @@ def test_rows_to_score_hide_the_same_tokens_every_time(
     assert any(label != IGNORED for row in task.selection for label in row["labels"])
 
 
-def test_masking_is_berts() -> None:
+@pytest.mark.parametrize("training", [False, True])
+def test_masking_is_berts(training: bool) -> None:
     masking = Masking(mask_token_id=4, vocab_size=1000, special_ids=(0, 2, 3, 4), probability=0.2)
     ids = torch.randint(5, 1000, (400, 100), generator=torch.Generator().manual_seed(0))
     ids[:, 0], ids[:, 60:] = 2, 0
     mask = (torch.arange(100) < 60).long().expand(400, 100)
-    masked, labels = masking(ids, mask, torch.Generator().manual_seed(1))
+    masked, labels = (
+        masking.in_epoch(torch.tensor((1, 0)), ids, mask)
+        if training
+        else masking(ids, mask, torch.Generator().manual_seed(1))
+    )
     hidden = labels != IGNORED
     assert not hidden[:, 0].any()
     assert not hidden[:, 60:].any()
@@ -80,6 +85,23 @@ def test_batches_hide_other_tokens_each_time_but_keep_labels_that_are_there(task
     assert torch.equal(collator(task.train[:8])["labels"], first["labels"])
     scored = collator(task.selection[:4])
     assert scored["labels"][0].tolist()[: len(task.selection[0]["labels"])] == task.selection[0]["labels"]
+
+
+def test_what_an_epoch_hides_in_a_row_is_the_same_in_any_batch(task: TaskData) -> None:
+    def hidden(seed: int, epoch: int, rows: list[Any]) -> list[list[int]]:
+        collator = DistillationCollator(
+            task.pad_token_id, masking=task.masking, epoch=torch.tensor((seed, epoch))
+        )
+        return [
+            labels[: len(row["input_ids"])]
+            for row, labels in zip(rows, collator(rows)["labels"].tolist(), strict=True)
+        ]
+
+    rows = [*task.train[:8]]
+    first = hidden(5, 0, rows)
+    assert hidden(5, 0, rows[::-1]) == first[::-1]
+    assert [hidden(5, 0, [row])[0] for row in rows] == first
+    assert first not in (hidden(5, 1, rows), hidden(6, 0, rows))
 
 
 def test_accuracy_is_over_hidden_tokens(task: TaskData, tiny_bert_config: Any) -> None:

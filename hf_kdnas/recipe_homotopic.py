@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from hf_kdnas.recipe_files import option
 
@@ -41,3 +41,9 @@ class HomotopicSection:
         100, "steps from one look at the discrepancy to the next; there is one around every cut", least=1
     )
     save_steps: int = option(500, "steps from one checkpoint to the next; every cut is one", least=1)
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What a student follows from, beside its shape: how it is looked at and kept is free to change."""
+        free = ("target", "held_out", "evaluation_steps", "save_steps")
+        return {name: value for name, value in asdict(self).items() if name not in free}

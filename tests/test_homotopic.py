@@ -125,7 +125,7 @@ def test_a_run_leaves_what_kdnas_distill_leaves_and_its_path(project: Path) -> N
 
 
 def test_nothing_is_done_twice_and_a_kill_is_made_good(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def dies(*arguments) -> None:
         raise KeyboardInterrupt
@@ -138,11 +138,16 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
     # Another target is not begun beside an unfinished student, also where the folder is taken over.
     assert narrow(project, "--homotopic.target", "0.75") == 2
     assert narrow(project, "--homotopic.target", "0.75", "--resume") == 2
+    assert narrow(project, "--teacher.dtype", "bfloat16", "--resume") == 2
+    assert "with other teacher or data" in capsys.readouterr().err
     assert narrow(project, "--resume") == 0
     results = read_json(project / "run" / "results.json")
     monkeypatch.setattr(PrunedDistillation, "_trained", dies)
     assert narrow(project) == 0
     assert read_json(project / "run" / "results.json")["student"]["quality"] == results["student"]["quality"]
+    # Nor is a student another one that was looked at or kept less often, or is asked for by its key.
+    same = ["--homotopic.held_out", "8", "--homotopic.evaluation_steps", "9", "--homotopic.save_steps", "9"]
+    assert narrow(project, "--homotopic.target", "3L-16H-32F-4A-gelu", *same, "--resume") == 0
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ class HomotopicDistillation:
         narrator: Tells how it goes on.
         teacher_dtype: What a live teacher computes in.
         report_to: Trackers.
+        origin: Hash of the teacher and the rows: another one can't go on in this one's folder.
     """
 
     teacher: PreTrainedModel
@@ -88,6 +89,7 @@ class HomotopicDistillation:
     narrator: Narrator
     teacher_dtype: str = "auto"
     report_to: Sequence[str] = ("none",)
+    origin: str = ""
 
     def run(self, folder: Path) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
         """Train all segments, going on where an earlier launch stopped.
@@ -99,7 +101,7 @@ class HomotopicDistillation:
             The student, and what was logged: discrepancies among it (see `HomotopicTrainer`).
 
         Raises:
-            InvalidInput: If the folder was begun with another target or schedule.
+            InvalidInput: If the folder was begun with another target or schedule, or from another origin.
         """
         self._keep_settings(folder)
         processes = PartialState()
@@ -124,16 +126,15 @@ class HomotopicDistillation:
     def _keep_settings(self, folder: Path) -> None:
         given: dict[str, Any] = {
             "segments": [[each.start, each.end, each.shape.key] for each in self.segments],
-            "homotopic": asdict(self.section),
+            "homotopic": self.section.decisive,
             "objectives": self.objectives,
             "training": asdict(self.training),
             "seed": self.seed,
+            "teacher or data": self.origin,
         }
-        for free in ("held_out", "evaluation_steps", "save_steps"):
-            given["homotopic"].pop(free)
         settings = json.loads(json.dumps(given))
         kept = read_json(folder / SETTINGS)
-        changed = [name for name in settings if kept is not None and kept[name] != settings[name]]
+        changed = [name for name in settings if kept is not None and kept.get(name) != settings[name]]
         if changed:
             raise InvalidInput(
                 "homotopic",

@@ -172,8 +172,14 @@ def test_a_finished_training_is_read(make_distillation, tmp_path, monkeypatch) -
 
 def test_another_target_is_refused(make_distillation, tmp_path) -> None:
     make_distillation().run(tmp_path)
-    with pytest.raises(InvalidInput, match=r"was begun towards 3L-16H-40F-4A-gelu .*segments and homotopic"):
+    with pytest.raises(InvalidInput, match=r"was begun towards 3L-16H-40F-4A-gelu .*with other segments\. "):
         make_distillation("3L-20H-40F-4A-gelu").run(tmp_path)
+
+
+def test_another_teacher_or_other_rows_are_refused(make_distillation, tmp_path) -> None:
+    make_distillation(origin="one").run(tmp_path)
+    with pytest.raises(InvalidInput, match=r"with other teacher or data\. "):
+        make_distillation(origin="another").run(tmp_path)
 
 
 @pytest.mark.parametrize("importance", ["sensitivity", "taylor", "magnitude", "activation"])

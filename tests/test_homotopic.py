@@ -159,6 +159,7 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
         (["--homotopic.target", "3L-18H-64F-4A-gelu"], "nearest that one holds is 3L-16H-64F-4A-gelu"),
         (["--homotopic.end", "1.5"], "homotopic.end: got 1.5; must be above 0, at most 1"),
         (["--homotopic.end", "1"], "leave some of the training"),
+        (["--homotopic.smoothing", "0"], "homotopic.uncertainty: got 0.85; with smoothing: 0"),
         (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training rows give"),
         (["--data.limit", "20", "--distillation.training.epochs", "1"], "or give more rows"),
         (["--data.task", "fill-mask", "--teacher.fine_tune", "null", "--data.labels", "null"], "ForMaskedLM"),

@@ -46,7 +46,7 @@ def plan_homotopic(recipe: Recipe) -> Plan:
             "this recipe doesn't say what the student is narrowed to",
             "Set it (homotopic: {target: 0.5}), or take kdnas search or kdnas distill.",
         )
-    _check_saving(recipe)
+    _check_settings(recipe)
     if recipe.distillation.superlm is not None:
         raise InvalidInput(
             "distillation.superlm",
@@ -69,7 +69,7 @@ def plan_homotopic_search(recipe: Recipe) -> Plan:
         InvalidInput: Naming the first thing that doesn't fit.
         MissingPackage: If a package is missing, with the line that installs it.
     """
-    _check_saving(recipe)
+    _check_settings(recipe)
     plan = plan_search(recipe)
     for name, shape in plan.baselines.items():
         require_part_of(f"search.baselines.{name}", shape, plan.config)
@@ -100,7 +100,8 @@ def segments_of(plan: Plan, target: Architecture) -> list[Segment]:
     )
 
 
-def _check_saving(recipe: Recipe) -> None:
+def _check_settings(recipe: Recipe) -> None:
+    pruning_of(recipe).check()
     training = recipe.distillation.training
     for name in set(_SAVING) & training.training_arguments.keys():
         raise InvalidInput(

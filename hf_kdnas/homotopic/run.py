@@ -101,8 +101,10 @@ class HomotopicDistillation:
             The student, and what was logged: discrepancies among it (see `HomotopicTrainer`).
 
         Raises:
-            InvalidInput: If the folder was begun with another target or schedule, or from another origin.
+            InvalidInput: If every score of a unit would be 0, or the folder was begun with another target or
+                schedule, or from another origin.
         """
+        self.section.check()
         self._keep_settings(folder)
         processes = PartialState()
         folders = [folder / f"segment-{number}" for number in range(len(self.segments))]
@@ -209,7 +211,7 @@ class HomotopicDistillation:
     def _importance(self, student: PreTrainedModel, checkpoint: Path) -> Importance:
         running = self._running(student, checkpoint)
         if running is not None:
-            return running.scores()
+            return self._with_weights(running, student)
         if self.section.importance == "magnitude":
             return magnitude(student)
         device = self.teacher.device
@@ -222,6 +224,15 @@ class HomotopicDistillation:
         found = activation(student, [{name: batch[name].to(device) for name in inputs}])
         move_to(student, torch.device("cpu"))
         return found
+
+    def _with_weights(self, running: RunningImportance, student: PreTrainedModel) -> Importance:
+        """The scores of gradients; of weights where there are none yet, as a copy without dropout has."""
+        weights = magnitude(student)
+        unknown = running.unknown(weights)
+        if unknown:
+            axes = ", ".join(sorted({axis for axis, _ in unknown}))
+            self.narrator.say(f"  no gradients of {axes} yet: cut by magnitude")
+        return running.scores() | {group: weights[group] for group in unknown}
 
     def _running(self, student: PreTrainedModel, checkpoint: Path | None) -> RunningImportance | None:
         """The scores of gradients so far, where units are scored by them."""

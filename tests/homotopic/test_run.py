@@ -10,6 +10,8 @@ from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.distill.trainer import DistillationTrainer
 from hf_kdnas.distill.training import train
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.homotopic.compaction import Compaction
+from hf_kdnas.homotopic.importance import magnitude
 from hf_kdnas.homotopic.run import total_steps
 from hf_kdnas.homotopic.trainer import DISCREPANCY, HomotopicTrainer
 from hf_kdnas.progress import Narrator
@@ -189,6 +191,26 @@ def test_all_scores_and_maps(make_distillation, tmp_path, importance, maps) -> N
     assert Architecture.from_config(student.config) == TARGET
     assert looks(history)[0][f"{DISCREPANCY}hidden"] < 1e-9
     assert all(each[f"{DISCREPANCY}hidden"] > 0 for each in looks(history)[1:])
+
+
+def test_a_copy_without_gradients_is_cut_by_magnitude(make_distillation, tmp_path, capsys) -> None:
+    """At the first cut, after 2 steps: without dropout and labels there is nothing to learn until then."""
+    narrowed = make_distillation(objectives={"hidden": {}, "logits": {}}, narrator=Narrator())
+    config = narrowed.teacher.config
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0  # of students made from now on
+    seen = []
+    original = Compaction.by_importance
+
+    def noting(model, shape, importance):
+        seen.append((importance, magnitude(model)))
+        return original(model, shape, importance)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Compaction, "by_importance", noting)
+        narrowed.run(tmp_path)
+    by_weights = [all(torch.equal(given[group], own[group]) for group in own) for given, own in seen]
+    assert by_weights == [True, False, False]
+    assert capsys.readouterr().err.count("no gradients of") == 1
 
 
 def test_kept_units_are_compared_with_what_they_were(make_distillation, tmp_path) -> None:

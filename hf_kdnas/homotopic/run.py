@@ -167,20 +167,23 @@ class HomotopicDistillation:
             student = self._loaded(checkpoint)
             units = load_file(checkpoint / SCORES)[TEACHER_UNITS]
         what = segment.shape.key
+        arguments = shared_arguments(
+            self.training,
+            folder,
+            objectives=dict(self.objectives),
+            teacher_dtype=self.teacher_dtype,
+            seed=self.seed,
+            report_to=list(self.report_to),
+            run_name=what,
+            max_steps=self.segments[-1].end,
+            save_strategy="steps",
+            save_steps=self.section.save_steps,
+        )
+        if arguments.torch_compile:
+            torch.compiler.reset()  # every shape is compiled anew, of which few are allowed
         trainer = HomotopicTrainer(
             student,
-            shared_arguments(
-                self.training,
-                folder,
-                objectives=dict(self.objectives),
-                teacher_dtype=self.teacher_dtype,
-                seed=self.seed,
-                report_to=list(self.report_to),
-                run_name=what,
-                max_steps=self.segments[-1].end,
-                save_strategy="steps",
-                save_steps=self.section.save_steps,
-            ),
+            arguments,
             self.signals or self.teacher,
             projection=self._projection(units),
             masking=self.masking,

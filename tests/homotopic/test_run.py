@@ -257,6 +257,19 @@ def test_mixed_precision(make_distillation, tmp_path) -> None:
     assert all(value == value for each in looks(history) for value in each.values())
 
 
+def test_every_segment_is_compiled(make_distillation, tmp_path, monkeypatch) -> None:
+    """Also where there are more of them than PyTorch compiles shapes of one model."""
+    from torch._dynamo import config
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(config, "recompile_limit", 2)
+    counters.clear()
+    arguments = {"torch_compile": True, "torch_compile_backend": "eager"}
+    narrowed = make_distillation(objectives={"logits": {}}, training={"training_arguments": arguments})
+    narrowed.run(tmp_path)
+    assert counters["frames"]["ok"] == counters["frames"]["total"] >= len(narrowed.segments) == 4
+
+
 def test_steps_are_counted_as_the_trainer_does() -> None:
     section = TrainingSection(epochs=2.5, batch_size=8, gradient_accumulation_steps=3)
     assert total_steps(section, 81) == 10  # 11 batches, 4 steps an epoch

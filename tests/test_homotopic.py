@@ -169,6 +169,16 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
             ["--distillation.training.training_arguments", "{save_only_model: true}"],
             "begins at a whole checkpoint",
         ),
+        (
+            ["--distillation.training.training_arguments", "{optim: adafactor}"],
+            "with a student are adamw_torch, adamw_torch_fused, sgd",
+        ),
+        (
+            ["--student", "2L-16H-32F-2A-gelu"],
+            "got '2L-16H-32F-2A-gelu'; here homotopic.target says",
+        ),
+        (["--compare.objectives", "{labels: {task: {}}}"], "compare: got ['labels']; here one student"),
+        (["--distillation.initialisation", "slice"], "initialisation: got 'slice'; here a student begins"),
         (["--homotopic.importance", "gradient"], "allowed are sensitivity, taylor, magnitude, activation"),
     ],
     ids=str,

@@ -9,10 +9,12 @@ import torch
 
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.homotopic.compaction import OPTIMISERS
 from hf_kdnas.homotopic.run import total_steps
 from hf_kdnas.homotopic.schedule import Segment, plan_segments
 from hf_kdnas.homotopic.target import is_part_of, require_part_of, resolve_target
 from hf_kdnas.plan import plan_distillation, plan_search
+from hf_kdnas.recipe import recipe_options
 from hf_kdnas.recipe_homotopic import HomotopicSection
 from hf_kdnas.tasks import TASKS
 from hf_kdnas.teacher import load_config
@@ -47,13 +49,7 @@ def plan_homotopic(recipe: Recipe) -> Plan:
             "Set it (homotopic: {target: 0.5}), or take kdnas search or kdnas distill.",
         )
     _check_settings(recipe)
-    if recipe.distillation.superlm is not None:
-        raise InvalidInput(
-            "distillation.superlm",
-            recipe.distillation.superlm,
-            "here a student begins as its teacher",
-            "Leave it out, or take kdnas distill.",
-        )
+    _check_unread(recipe)
     target = resolve_target(section.target, load_config(recipe.teacher, TASKS[recipe.data.task].head))
     plan = plan_distillation(replace(recipe, student=target.key))
     return _checked(replace(plan, workflow="homotopic", recipe=recipe))
@@ -110,6 +106,37 @@ def _check_settings(recipe: Recipe) -> None:
             "each cut begins at a whole checkpoint",
             "Leave it out: homotopic.save_steps says how often there are others.",
         )
+    optimiser = training.training_arguments.get("optim", OPTIMISERS[0])
+    if optimiser not in OPTIMISERS:
+        raise InvalidInput(
+            "distillation.training.training_arguments.optim",
+            optimiser,
+            f"those that can be cut with a student are {', '.join(OPTIMISERS)}",
+            "Leave it out: AdamW will do.",
+        )
+
+
+def _check_unread(recipe: Recipe) -> None:
+    """Refuse what `kdnas homotopic` would pass over."""
+    usual = {option.key: option.value for option in recipe_options()}
+    begins, is_target = (
+        "here a student begins as its teacher",
+        "here homotopic.target says what the student is",
+    )
+    compared = recipe.compare and [*recipe.compare.objectives]
+    for key, given, reason in (
+        ("distillation.superlm", recipe.distillation.superlm, begins),
+        ("distillation.initialisation", recipe.distillation.initialisation, begins),
+        ("student", recipe.student, is_target),
+        ("student_revision", recipe.student_revision, is_target),
+        (
+            "compare",
+            recipe.compare and [*recipe.compare.objectives],
+            "here one student is made, from distillation.objectives",
+        ),
+    ):
+        if given != usual[key]:
+            raise InvalidInput(key, given, reason, "Leave it out, or take kdnas distill.")
 
 
 def _checked(plan: Plan) -> Plan:

@@ -10,7 +10,7 @@ from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.distill.trainer import DistillationTrainer
 from hf_kdnas.distill.training import train
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.homotopic.compaction import Compaction
+from hf_kdnas.homotopic.compaction import OPTIMISERS, Compaction
 from hf_kdnas.homotopic.importance import magnitude
 from hf_kdnas.homotopic.run import total_steps
 from hf_kdnas.homotopic.trainer import DISCREPANCY, HomotopicTrainer
@@ -255,6 +255,13 @@ def test_mixed_precision(make_distillation, tmp_path) -> None:
     student, history = make_distillation(training={"precision": "bf16"}).run(tmp_path)
     assert {each.dtype for each in student.parameters()} == {torch.float32}
     assert all(value == value for each in looks(history) for value in each.values())
+
+
+@pytest.mark.parametrize("name", OPTIMISERS[1:])
+def test_optimisers_that_are_said_to_be_cut_are(make_distillation, tmp_path, name) -> None:
+    training = {"training_arguments": {"optim": name}}
+    student, _ = make_distillation(objectives={"hidden": {}}, training=training).run(tmp_path)
+    assert Architecture.from_config(student.config) == TARGET
 
 
 def test_every_segment_is_compiled(make_distillation, tmp_path, monkeypatch) -> None:

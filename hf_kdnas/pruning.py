@@ -73,6 +73,7 @@ class PrunedDistillation(FullDistillation):
             teacher_dtype=self.teacher_dtype,
             report_to=self.report_to,
             origin=self.origin,
+            logs=self.folder / "logs" / path.name,
         ).run(self._checkpoints(path))
         if PartialState().is_main_process:
             write_json(self.history_file(architecture), history)

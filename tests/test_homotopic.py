@@ -175,7 +175,7 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
         ),
         (
             ["--student", "2L-16H-32F-2A-gelu"],
-            "got '2L-16H-32F-2A-gelu'; here homotopic.target says",
+            "got '2L-16H-32F-2A-gelu'; here homotopic.target says what",
         ),
         (["--compare.objectives", "{labels: {task: {}}}"], "compare: got ['labels']; here one student"),
         (["--distillation.initialisation", "slice"], "initialisation: got 'slice'; here a student begins"),

@@ -119,21 +119,14 @@ def _check_settings(recipe: Recipe) -> None:
 def _check_unread(recipe: Recipe) -> None:
     """Refuse what `kdnas homotopic` would pass over."""
     usual = {option.key: option.value for option in recipe_options()}
-    begins, is_target = (
-        "here a student begins as its teacher",
-        "here homotopic.target says what the student is",
-    )
+    begins, target = "here a student begins as its teacher", "here homotopic.target says what it is"
     compared = recipe.compare and [*recipe.compare.objectives]
     for key, given, reason in (
         ("distillation.superlm", recipe.distillation.superlm, begins),
         ("distillation.initialisation", recipe.distillation.initialisation, begins),
-        ("student", recipe.student, is_target),
-        ("student_revision", recipe.student_revision, is_target),
-        (
-            "compare",
-            recipe.compare and [*recipe.compare.objectives],
-            "here one student is made, from distillation.objectives",
-        ),
+        ("student", recipe.student, target),
+        ("student_revision", recipe.student_revision, target),
+        ("compare", compared, "here one student is made, from distillation.objectives"),
     ):
         if given != usual[key]:
             raise InvalidInput(key, given, reason, "Leave it out, or take kdnas distill.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import patch_environment
 from safetensors.torch import load_file
 
 from hf_kdnas.architecture import Architecture
@@ -29,7 +32,7 @@ from hf_kdnas.slicing import move_to, slice_student
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainingArguments
 
     from hf_kdnas.distill.signals import TeacherSignals
     from hf_kdnas.homotopic.schedule import Segment
@@ -74,6 +77,7 @@ class HomotopicDistillation:
         teacher_dtype: What a live teacher computes in.
         report_to: Trackers.
         origin: Hash of the teacher and the rows: another one can't go on in this one's folder.
+        logs: Where TensorBoard's files go; None: beside the checkpoints.
     """
 
     teacher: PreTrainedModel
@@ -90,6 +94,7 @@ class HomotopicDistillation:
     teacher_dtype: str = "auto"
     report_to: Sequence[str] = ("none",)
     origin: str = ""
+    logs: Path | None = None
 
     def run(self, folder: Path) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
         """Train all segments, going on where an earlier launch stopped.
@@ -181,20 +186,21 @@ class HomotopicDistillation:
         )
         if arguments.torch_compile:
             torch.compiler.reset()  # every shape is compiled anew, of which few are allowed
-        trainer = HomotopicTrainer(
-            student,
-            arguments,
-            self.signals or self.teacher,
-            projection=self._projection(units),
-            masking=self.masking,
-            train_dataset=list(self.rows),
-            segment=segment,
-            running=self._running(student, checkpoint) if segment is not self.segments[-1] else None,
-            teacher_units=units,
-            reference=self.teacher,
-            held_out=self._held_out_batches,
-            evaluation_steps=self.section.evaluation_steps,
-        )
+        with _logging_to(self.logs or folder.with_name("logs"), arguments):
+            trainer = HomotopicTrainer(
+                student,
+                arguments,
+                self.signals or self.teacher,
+                projection=self._projection(units),
+                masking=self.masking,
+                train_dataset=list(self.rows),
+                segment=segment,
+                running=self._running(student, checkpoint) if segment is not self.segments[-1] else None,
+                teacher_units=units,
+                reference=self.teacher,
+                held_out=self._held_out_batches,
+                evaluation_steps=self.section.evaluation_steps,
+            )
         if checkpoint is None:
             trainer.criterion.begin_as_copy()
         run_trainer(trainer, folder, self.narrator, what)
@@ -273,6 +279,20 @@ class HomotopicDistillation:
         )
         student.config.name_or_path = ""
         return student
+
+
+@contextmanager
+def _logging_to(folder: Path, arguments: TrainingArguments) -> Iterator[None]:
+    """Let TensorBoard write to a folder that outlives the checkpoints.
+
+    For a trainer that is made meanwhile: Transformers 4.57 has an argument for it, 5 a variable of the
+    environment. What the user says by either is left.
+    """
+    folder = Path(os.environ.get("TENSORBOARD_LOGGING_DIR", folder))
+    if str(getattr(arguments, "logging_dir", "")).startswith(str(arguments.output_dir)):
+        arguments.logging_dir = str(folder)
+    with patch_environment(tensorboard_logging_dir=folder):
+        yield
 
 
 def _step(checkpoint: Path) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -65,6 +67,26 @@ def test_the_student_ends_in_its_shape_and_is_looked_at_on_the_way(make_distilla
     assert all(first[name] < 1e-9 for name in names - {f"{DISCREPANCY}task"})
     assert looks(history)[-1][f"{DISCREPANCY}logits"] > 0
     assert [path.name for path in tmp_path.glob("segment-*/*")] == ["checkpoint-20"]
+
+
+def test_losses_up_to_every_cut_and_to_the_end_are_kept(make_distillation, tmp_path) -> None:
+    _, history = make_distillation().run(tmp_path)
+    assert [each["step"] for each in history if "loss" in each] == [2, 4, 10, 14, 20]
+
+
+def test_what_tensorboard_writes_is_not_removed_at_a_cut(make_distillation, tmp_path, monkeypatch) -> None:
+    """Transformers 4.57 has an argument for the place, 5 looks at the environment when a trainer is made."""
+    places = []
+    original = HomotopicTrainer.__init__
+
+    def noting(trainer, *arguments, **options):
+        original(trainer, *arguments, **options)
+        places.append(getattr(trainer.args, "logging_dir", os.environ["TENSORBOARD_LOGGING_DIR"]))
+
+    monkeypatch.setattr(HomotopicTrainer, "__init__", noting)
+    make_distillation().run(tmp_path)
+    assert places == [str(tmp_path / "logs")] * 4
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
 
 
 def test_steps_learning_rates_and_rows_are_those_of_one_training(

@@ -24,6 +24,7 @@ from hf_kdnas.distill.data import DistillationCollator, spread_rows
 from hf_kdnas.distill.trainer import last_checkpoint
 from hf_kdnas.distill.training import run_trainer, shared_arguments
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
 from hf_kdnas.homotopic.compaction import SCORES, TEACHER_UNITS, Compaction, compact
 from hf_kdnas.homotopic.importance import GRADIENT_SCORES, RunningImportance, activation, magnitude
 from hf_kdnas.homotopic.trainer import HomotopicTrainer
@@ -229,8 +230,8 @@ class HomotopicDistillation:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             batch = collator(spread_rows(self.rows))
-        inputs = {"input_ids", "attention_mask"}
-        found = activation(student, [{name: batch[name].to(device) for name in inputs}])
+        inputs = {name: batch[name].to(device) for name in get_family(student.config).inputs if name in batch}
+        found = activation(student, [inputs])
         move_to(student, torch.device("cpu"))
         return found
 

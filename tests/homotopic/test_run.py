@@ -235,6 +235,22 @@ def test_a_copy_without_gradients_is_cut_by_magnitude(make_distillation, tmp_pat
     assert capsys.readouterr().err.count("no gradients of") == 1
 
 
+def test_activations_of_pairs_are_those_of_pairs(make_distillation, tmp_path) -> None:
+    """The second text's tokens are of another type, which moves their states."""
+    section = {"importance": "activation", "compactions": 1}
+    alone = make_distillation(section=section)
+    pairs = [{**row, "token_type_ids": [1] * len(row["input_ids"])} for row in alone.rows]
+    given = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Compaction, "by_importance", lambda model, shape, found: given.append(found) or 1 / 0)
+        for rows in (alone.rows, pairs):
+            with pytest.raises(ZeroDivisionError):
+                make_distillation(section=section, rows=rows, training={"learning_rate": 1e-9}).run(
+                    tmp_path / str(len(given))
+                )
+    assert not torch.allclose(given[0]["hidden", None], given[1]["hidden", None])
+
+
 def test_kept_units_are_compared_with_what_they_were(make_distillation, tmp_path) -> None:
     """Right after a cut their embeddings are still near the teacher's; other units' would not be."""
     narrowed = make_distillation(section={"maps": "kept"}, training={"learning_rate": 1e-9})

@@ -225,8 +225,8 @@ def test_a_sentence_encoder(project: Path) -> None:
     assert all(first[f"discrepancy_{name}"] < 1e-6 for name in terms)
 
 
-def find(project: Path, *settings: str) -> int:
-    found = ["--homotopic.target", "null", "--search.finalise", "homotopic", *settings]
+def find(project: Path, *settings: str, finalise: str = "homotopic") -> int:
+    found = ["--homotopic.target", "null", "--search.finalise", finalise, *settings]
     return cli.main(["search", "--config", str(project / "recipe.yaml"), *found])
 
 
@@ -258,6 +258,23 @@ def test_a_search_narrows_its_finalists_from_their_teacher(
 
     monkeypatch.setattr("hf_kdnas.search.mini_kd.MiniKD._distil", dies)
     assert find(project, "--homotopic.compactions", "2", "--resume") == 0
+
+
+def test_candidates_of_a_finished_search_are_narrowed_without_another(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the space stays the same: with 4 heads no member's are larger than the teacher's."""
+    same = ["--space.num_attention_heads", "[4]", "--resume"]
+    assert find(project, *same, finalise="distill") == 0
+
+    def dies(*arguments) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_kdnas.search.mini_kd.MiniKD._distil", dies)
+    assert find(project, *same) == 0
+    other = ["--output_dir", str(project / "other"), "--resume"]
+    assert find(project, *other, finalise="distill") == find(project, *other) == 130
+    assert len(list((project / "other" / "search").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from hf_kdnas import cli
+from hf_kdnas import cli, homotopic
 from hf_kdnas.distill.trainer import last_checkpoint
 from hf_kdnas.pruning import PrunedDistillation
 from hf_kdnas.run import read_json
@@ -27,6 +27,15 @@ def project(tiny_project: Path) -> Path:
     with (tiny_project / "recipe.yaml").open("a", encoding="utf-8") as file:
         file.write(SETTINGS)
     return tiny_project
+
+
+def test_the_names_that_the_documentation_tells_are_there() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "homotopic.md").read_text(encoding="utf-8")
+    for name in homotopic.__all__:
+        assert f"`{name}`" in text
+        assert getattr(homotopic, name).__doc__
+    with pytest.raises(ImportError):
+        from hf_kdnas.homotopic import nothing_like_it  # noqa: F401
 
 
 def narrow(project: Path, *settings: str) -> int:

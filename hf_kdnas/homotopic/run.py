@@ -161,7 +161,13 @@ class HomotopicDistillation:
         if checkpoint is None or _step(checkpoint) < segment.end:
             self._train(segment, folder, checkpoint)
             checkpoint = last_checkpoint(folder)
-        assert checkpoint is not None
+        if checkpoint is None:
+            raise InvalidInput(
+                "output_dir",
+                str(folder),
+                "the checkpoint that the first process wrote is not there: all machines must see this folder",
+                "Choose one on a file system that they share.",
+            )
         return checkpoint
 
     def _train(self, segment: Segment, folder: Path, checkpoint: Path | None) -> None:

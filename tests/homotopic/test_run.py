@@ -235,6 +235,13 @@ def test_a_copy_without_gradients_is_cut_by_magnitude(make_distillation, tmp_pat
     assert capsys.readouterr().err.count("no gradients of") == 1
 
 
+def test_a_folder_that_other_machines_do_not_see_is_told(make_distillation, tmp_path, monkeypatch) -> None:
+    """On such a machine no checkpoint is ever there: only the first process of a launch writes."""
+    monkeypatch.setattr(HomotopicTrainer, "_save_checkpoint", lambda *arguments: None)
+    with pytest.raises(InvalidInput, match=r"segment-0'; .* all machines must see this folder"):
+        make_distillation().run(tmp_path)
+
+
 def test_activations_of_pairs_are_those_of_pairs(make_distillation, tmp_path) -> None:
     """The second text's tokens are of another type, which moves their states."""
     section = {"importance": "activation", "compactions": 1}

@@ -38,12 +38,14 @@ class PrunedDistillation(FullDistillation):
         segments: The schedule of a shape.
         pruning: How units are scored and looked at.
         held_out: Rows that the discrepancy is looked at on.
+        origin: Hash of the teacher and the rows.
         checkpoints: Where an unfinished student is; None: beside where it will be.
     """
 
     segments: Callable[[Architecture], Sequence[Segment]]
     pruning: HomotopicSection
     held_out: Sequence[Row]
+    origin: str
     checkpoints: Path | None = None
 
     def history_file(self, architecture: Architecture) -> Path:
@@ -70,6 +72,8 @@ class PrunedDistillation(FullDistillation):
             narrator=self.narrator,
             teacher_dtype=self.teacher_dtype,
             report_to=self.report_to,
+            origin=self.origin,
+            logs=self.folder / "logs" / path.name,
         ).run(self._checkpoints(path))
         if PartialState().is_main_process:
             write_json(self.history_file(architecture), history)
@@ -94,10 +98,11 @@ class PruningStages(Stages):
         """Distillation in full, from the teacher's widths to a student's."""
         plain, pruning = super().distillation(objectives, seed), pruning_of(self.recipe)
         return PrunedDistillation(
-            **{**vars(plain), "inputs": self.hash(plain.inputs, asdict(pruning))},
+            **{**vars(plain), "inputs": self.hash(plain.inputs, pruning.decisive)},
             segments=partial(segments_of, self.plan),
             pruning=pruning,
             held_out=self.plan.task.selection,
+            origin=self.hash(),
             checkpoints=self.checkpoints,
         )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
+from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe_files import option
 
 
@@ -41,3 +42,23 @@ class HomotopicSection:
         100, "steps from one look at the discrepancy to the next; there is one around every cut", least=1
     )
     save_steps: int = option(500, "steps from one checkpoint to the next; every cut is one", least=1)
+
+    def check(self) -> None:
+        """See that units can be told from each other.
+
+        Raises:
+            InvalidInput: If every score would be 0.
+        """
+        if self.smoothing == 0 and self.uncertainty != 1:
+            raise InvalidInput(
+                "homotopic.uncertainty",
+                self.uncertainty,
+                "with smoothing: 0 no step is far from the mean, which is itself: every score would be 0",
+                "Set uncertainty: 1, or a smoothing above 0.",
+            )
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What a student follows from, beside its shape: how it is looked at and kept is free to change."""
+        free = ("target", "held_out", "evaluation_steps", "save_steps")
+        return {name: value for name, value in asdict(self).items() if name not in free}

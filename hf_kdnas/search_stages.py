@@ -113,10 +113,11 @@ class SearchStages(Stages):
         """Hash of what a candidate's outcome follows from; more episodes go on in the same study."""
         recipe = self.recipe
         search = asdict(recipe.search)
-        for name in ("episodes", "finalists", "baselines", "random_baseline"):
+        for name in ("episodes", "finalists", "baselines", "random_baseline", "finalise"):
             search.pop(name)
+        space = [asdict(recipe.space), *(member.key for member in self.plan.space)]
         distillation = [recipe.distillation.objectives, recipe.distillation.initialisation, *self.brought]
-        return self.hash(recipe.seed, search, distillation, asdict(recipe.space), asdict(recipe.latency))
+        return self.hash(recipe.seed, search, distillation, space, asdict(recipe.latency))
 
     def _best(self, candidates: list[Candidate]) -> dict[str, Architecture]:
         """The candidates to be distilled in full, by the winner's own rule.

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from hf_kdnas import cli
+from hf_kdnas import cli, homotopic
 from hf_kdnas.distill.trainer import last_checkpoint
 from hf_kdnas.pruning import PrunedDistillation
 from hf_kdnas.run import read_json
@@ -27,6 +27,15 @@ def project(tiny_project: Path) -> Path:
     with (tiny_project / "recipe.yaml").open("a", encoding="utf-8") as file:
         file.write(SETTINGS)
     return tiny_project
+
+
+def test_the_names_that_the_documentation_tells_are_there() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "homotopic.md").read_text(encoding="utf-8")
+    for name in homotopic.__all__:
+        assert f"`{name}`" in text
+        assert getattr(homotopic, name).__doc__
+    with pytest.raises(ImportError):
+        from hf_kdnas.homotopic import nothing_like_it  # noqa: F401
 
 
 def narrow(project: Path, *settings: str) -> int:
@@ -125,7 +134,7 @@ def test_a_run_leaves_what_kdnas_distill_leaves_and_its_path(project: Path) -> N
 
 
 def test_nothing_is_done_twice_and_a_kill_is_made_good(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def dies(*arguments) -> None:
         raise KeyboardInterrupt
@@ -138,11 +147,16 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
     # Another target is not begun beside an unfinished student, also where the folder is taken over.
     assert narrow(project, "--homotopic.target", "0.75") == 2
     assert narrow(project, "--homotopic.target", "0.75", "--resume") == 2
+    assert narrow(project, "--teacher.dtype", "bfloat16", "--resume") == 2
+    assert "with other teacher or data" in capsys.readouterr().err
     assert narrow(project, "--resume") == 0
     results = read_json(project / "run" / "results.json")
     monkeypatch.setattr(PrunedDistillation, "_trained", dies)
     assert narrow(project) == 0
     assert read_json(project / "run" / "results.json")["student"]["quality"] == results["student"]["quality"]
+    # Nor is a student another one that was looked at or kept less often, or is asked for by its key.
+    same = ["--homotopic.held_out", "8", "--homotopic.evaluation_steps", "9", "--homotopic.save_steps", "9"]
+    assert narrow(project, "--homotopic.target", "3L-16H-32F-4A-gelu", *same, "--resume") == 0
 
 
 @pytest.mark.parametrize(
@@ -154,6 +168,7 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
         (["--homotopic.target", "3L-18H-64F-4A-gelu"], "nearest that one holds is 3L-16H-64F-4A-gelu"),
         (["--homotopic.end", "1.5"], "homotopic.end: got 1.5; must be above 0, at most 1"),
         (["--homotopic.end", "1"], "leave some of the training"),
+        (["--homotopic.smoothing", "0"], "homotopic.uncertainty: got 0.85; with smoothing: 0"),
         (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training rows give"),
         (["--data.limit", "20", "--distillation.training.epochs", "1"], "or give more rows"),
         (["--data.task", "fill-mask", "--teacher.fine_tune", "null", "--data.labels", "null"], "ForMaskedLM"),
@@ -163,6 +178,16 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
             ["--distillation.training.training_arguments", "{save_only_model: true}"],
             "begins at a whole checkpoint",
         ),
+        (
+            ["--distillation.training.training_arguments", "{optim: adafactor}"],
+            "with a student are adamw_torch, adamw_torch_fused, sgd",
+        ),
+        (
+            ["--student", "2L-16H-32F-2A-gelu"],
+            "got '2L-16H-32F-2A-gelu'; here homotopic.target says what",
+        ),
+        (["--compare.objectives", "{labels: {task: {}}}"], "compare: got ['labels']; here one student"),
+        (["--distillation.initialisation", "slice"], "initialisation: got 'slice'; here a student begins"),
         (["--homotopic.importance", "gradient"], "allowed are sensitivity, taylor, magnitude, activation"),
     ],
     ids=str,
@@ -209,8 +234,8 @@ def test_a_sentence_encoder(project: Path) -> None:
     assert all(first[f"discrepancy_{name}"] < 1e-6 for name in terms)
 
 
-def find(project: Path, *settings: str) -> int:
-    found = ["--homotopic.target", "null", "--search.finalise", "homotopic", *settings]
+def find(project: Path, *settings: str, finalise: str = "homotopic") -> int:
+    found = ["--homotopic.target", "null", "--search.finalise", finalise, *settings]
     return cli.main(["search", "--config", str(project / "recipe.yaml"), *found])
 
 
@@ -242,6 +267,23 @@ def test_a_search_narrows_its_finalists_from_their_teacher(
 
     monkeypatch.setattr("hf_kdnas.search.mini_kd.MiniKD._distil", dies)
     assert find(project, "--homotopic.compactions", "2", "--resume") == 0
+
+
+def test_candidates_of_a_finished_search_are_narrowed_without_another(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the space stays the same: with 4 heads no member's are larger than the teacher's."""
+    same = ["--space.num_attention_heads", "[4]", "--resume"]
+    assert find(project, *same, finalise="distill") == 0
+
+    def dies(*arguments) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_kdnas.search.mini_kd.MiniKD._distil", dies)
+    assert find(project, *same) == 0
+    other = ["--output_dir", str(project / "other"), "--resume"]
+    assert find(project, *other, finalise="distill") == find(project, *other) == 130
+    assert len(list((project / "other" / "search").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

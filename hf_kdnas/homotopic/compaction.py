@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hf_kdnas.distill.criterion import DistillationCriterion
 
 OPTIMISER = "optimizer.pt"
+# Those of Transformers that keep nothing but numbers for each weight, which can be cut with it.
+OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 SCORES = "scores.safetensors"
 # Names of what the optimiser numbers, in its order.
 NAMES = "parameters.json"

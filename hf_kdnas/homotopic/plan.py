@@ -9,10 +9,12 @@ import torch
 
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.homotopic.compaction import OPTIMISERS
 from hf_kdnas.homotopic.run import total_steps
 from hf_kdnas.homotopic.schedule import Segment, plan_segments
 from hf_kdnas.homotopic.target import is_part_of, require_part_of, resolve_target
 from hf_kdnas.plan import plan_distillation, plan_search
+from hf_kdnas.recipe import recipe_options
 from hf_kdnas.recipe_homotopic import HomotopicSection
 from hf_kdnas.tasks import TASKS
 from hf_kdnas.teacher import load_config
@@ -46,14 +48,8 @@ def plan_homotopic(recipe: Recipe) -> Plan:
             "this recipe doesn't say what the student is narrowed to",
             "Set it (homotopic: {target: 0.5}), or take kdnas search or kdnas distill.",
         )
-    _check_saving(recipe)
-    if recipe.distillation.superlm is not None:
-        raise InvalidInput(
-            "distillation.superlm",
-            recipe.distillation.superlm,
-            "here a student begins as its teacher",
-            "Leave it out, or take kdnas distill.",
-        )
+    _check_settings(recipe)
+    _check_unread(recipe)
     target = resolve_target(section.target, load_config(recipe.teacher, TASKS[recipe.data.task].head))
     plan = plan_distillation(replace(recipe, student=target.key))
     return _checked(replace(plan, workflow="homotopic", recipe=recipe))
@@ -69,7 +65,7 @@ def plan_homotopic_search(recipe: Recipe) -> Plan:
         InvalidInput: Naming the first thing that doesn't fit.
         MissingPackage: If a package is missing, with the line that installs it.
     """
-    _check_saving(recipe)
+    _check_settings(recipe)
     plan = plan_search(recipe)
     for name, shape in plan.baselines.items():
         require_part_of(f"search.baselines.{name}", shape, plan.config)
@@ -100,7 +96,8 @@ def segments_of(plan: Plan, target: Architecture) -> list[Segment]:
     )
 
 
-def _check_saving(recipe: Recipe) -> None:
+def _check_settings(recipe: Recipe) -> None:
+    pruning_of(recipe).check()
     training = recipe.distillation.training
     for name in set(_SAVING) & training.training_arguments.keys():
         raise InvalidInput(
@@ -109,6 +106,30 @@ def _check_saving(recipe: Recipe) -> None:
             "each cut begins at a whole checkpoint",
             "Leave it out: homotopic.save_steps says how often there are others.",
         )
+    optimiser = training.training_arguments.get("optim", OPTIMISERS[0])
+    if optimiser not in OPTIMISERS:
+        raise InvalidInput(
+            "distillation.training.training_arguments.optim",
+            optimiser,
+            f"those that can be cut with a student are {', '.join(OPTIMISERS)}",
+            "Leave it out: AdamW will do.",
+        )
+
+
+def _check_unread(recipe: Recipe) -> None:
+    """Refuse what `kdnas homotopic` would pass over."""
+    usual = {option.key: option.value for option in recipe_options()}
+    begins, target = "here a student begins as its teacher", "here homotopic.target says what it is"
+    compared = recipe.compare and [*recipe.compare.objectives]
+    for key, given, reason in (
+        ("distillation.superlm", recipe.distillation.superlm, begins),
+        ("distillation.initialisation", recipe.distillation.initialisation, begins),
+        ("student", recipe.student, target),
+        ("student_revision", recipe.student_revision, target),
+        ("compare", compared, "here one student is made, from distillation.objectives"),
+    ):
+        if given != usual[key]:
+            raise InvalidInput(key, given, reason, "Leave it out, or take kdnas distill.")
 
 
 def _checked(plan: Plan) -> Plan:

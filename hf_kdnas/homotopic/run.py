@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import patch_environment
 from safetensors.torch import load_file
 
 from hf_kdnas.architecture import Architecture
@@ -21,6 +24,7 @@ from hf_kdnas.distill.data import DistillationCollator, spread_rows
 from hf_kdnas.distill.trainer import last_checkpoint
 from hf_kdnas.distill.training import run_trainer, shared_arguments
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.families import get_family
 from hf_kdnas.homotopic.compaction import SCORES, TEACHER_UNITS, Compaction, compact
 from hf_kdnas.homotopic.importance import GRADIENT_SCORES, RunningImportance, activation, magnitude
 from hf_kdnas.homotopic.trainer import HomotopicTrainer
@@ -29,7 +33,7 @@ from hf_kdnas.slicing import move_to, slice_student
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainingArguments
 
     from hf_kdnas.distill.signals import TeacherSignals
     from hf_kdnas.homotopic.schedule import Segment
@@ -73,6 +77,8 @@ class HomotopicDistillation:
         narrator: Tells how it goes on.
         teacher_dtype: What a live teacher computes in.
         report_to: Trackers.
+        origin: Hash of the teacher and the rows: another one can't go on in this one's folder.
+        logs: Where TensorBoard's files go; None: beside the checkpoints.
     """
 
     teacher: PreTrainedModel
@@ -88,6 +94,8 @@ class HomotopicDistillation:
     narrator: Narrator
     teacher_dtype: str = "auto"
     report_to: Sequence[str] = ("none",)
+    origin: str = ""
+    logs: Path | None = None
 
     def run(self, folder: Path) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
         """Train all segments, going on where an earlier launch stopped.
@@ -99,8 +107,10 @@ class HomotopicDistillation:
             The student, and what was logged: discrepancies among it (see `HomotopicTrainer`).
 
         Raises:
-            InvalidInput: If the folder was begun with another target or schedule.
+            InvalidInput: If every score of a unit would be 0, or the folder was begun with another target or
+                schedule, or from another origin.
         """
+        self.section.check()
         self._keep_settings(folder)
         processes = PartialState()
         folders = [folder / f"segment-{number}" for number in range(len(self.segments))]
@@ -124,16 +134,15 @@ class HomotopicDistillation:
     def _keep_settings(self, folder: Path) -> None:
         given: dict[str, Any] = {
             "segments": [[each.start, each.end, each.shape.key] for each in self.segments],
-            "homotopic": asdict(self.section),
+            "homotopic": self.section.decisive,
             "objectives": self.objectives,
             "training": asdict(self.training),
             "seed": self.seed,
+            "teacher or data": self.origin,
         }
-        for free in ("held_out", "evaluation_steps", "save_steps"):
-            given["homotopic"].pop(free)
         settings = json.loads(json.dumps(given))
         kept = read_json(folder / SETTINGS)
-        changed = [name for name in settings if kept is not None and kept[name] != settings[name]]
+        changed = [name for name in settings if kept is not None and kept.get(name) != settings[name]]
         if changed:
             raise InvalidInput(
                 "homotopic",
@@ -152,7 +161,13 @@ class HomotopicDistillation:
         if checkpoint is None or _step(checkpoint) < segment.end:
             self._train(segment, folder, checkpoint)
             checkpoint = last_checkpoint(folder)
-        assert checkpoint is not None
+        if checkpoint is None:
+            raise InvalidInput(
+                "output_dir",
+                str(folder),
+                "the checkpoint that the first process wrote is not there: all machines must see this folder",
+                "Choose one on a file system that they share.",
+            )
         return checkpoint
 
     def _train(self, segment: Segment, folder: Path, checkpoint: Path | None) -> None:
@@ -164,31 +179,35 @@ class HomotopicDistillation:
             student = self._loaded(checkpoint)
             units = load_file(checkpoint / SCORES)[TEACHER_UNITS]
         what = segment.shape.key
-        trainer = HomotopicTrainer(
-            student,
-            shared_arguments(
-                self.training,
-                folder,
-                objectives=dict(self.objectives),
-                teacher_dtype=self.teacher_dtype,
-                seed=self.seed,
-                report_to=list(self.report_to),
-                run_name=what,
-                max_steps=self.segments[-1].end,
-                save_strategy="steps",
-                save_steps=self.section.save_steps,
-            ),
-            self.signals or self.teacher,
-            projection=self._projection(units),
-            masking=self.masking,
-            train_dataset=list(self.rows),
-            segment=segment,
-            running=self._running(student, checkpoint) if segment is not self.segments[-1] else None,
-            teacher_units=units,
-            reference=self.teacher,
-            held_out=self._held_out_batches,
-            evaluation_steps=self.section.evaluation_steps,
+        arguments = shared_arguments(
+            self.training,
+            folder,
+            objectives=dict(self.objectives),
+            teacher_dtype=self.teacher_dtype,
+            seed=self.seed,
+            report_to=list(self.report_to),
+            run_name=what,
+            max_steps=self.segments[-1].end,
+            save_strategy="steps",
+            save_steps=self.section.save_steps,
         )
+        if arguments.torch_compile:
+            torch.compiler.reset()  # every shape is compiled anew, of which few are allowed
+        with _logging_to(self.logs or folder.with_name("logs"), arguments):
+            trainer = HomotopicTrainer(
+                student,
+                arguments,
+                self.signals or self.teacher,
+                projection=self._projection(units),
+                masking=self.masking,
+                train_dataset=list(self.rows),
+                segment=segment,
+                running=self._running(student, checkpoint) if segment is not self.segments[-1] else None,
+                teacher_units=units,
+                reference=self.teacher,
+                held_out=self._held_out_batches,
+                evaluation_steps=self.section.evaluation_steps,
+            )
         if checkpoint is None:
             trainer.criterion.begin_as_copy()
         run_trainer(trainer, folder, self.narrator, what)
@@ -208,7 +227,7 @@ class HomotopicDistillation:
     def _importance(self, student: PreTrainedModel, checkpoint: Path) -> Importance:
         running = self._running(student, checkpoint)
         if running is not None:
-            return running.scores()
+            return self._with_weights(running, student)
         if self.section.importance == "magnitude":
             return magnitude(student)
         device = self.teacher.device
@@ -217,10 +236,19 @@ class HomotopicDistillation:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             batch = collator(spread_rows(self.rows))
-        inputs = {"input_ids", "attention_mask"}
-        found = activation(student, [{name: batch[name].to(device) for name in inputs}])
+        inputs = {name: batch[name].to(device) for name in get_family(student.config).inputs if name in batch}
+        found = activation(student, [inputs])
         move_to(student, torch.device("cpu"))
         return found
+
+    def _with_weights(self, running: RunningImportance, student: PreTrainedModel) -> Importance:
+        """The scores of gradients; of weights where there are none yet, as a copy without dropout has."""
+        weights = magnitude(student)
+        unknown = running.unknown(weights)
+        if unknown:
+            axes = ", ".join(sorted({axis for axis, _ in unknown}))
+            self.narrator.say(f"  no gradients of {axes} yet: cut by magnitude")
+        return running.scores() | {group: weights[group] for group in unknown}
 
     def _running(self, student: PreTrainedModel, checkpoint: Path | None) -> RunningImportance | None:
         """The scores of gradients so far, where units are scored by them."""
@@ -258,6 +286,20 @@ class HomotopicDistillation:
         )
         student.config.name_or_path = ""
         return student
+
+
+@contextmanager
+def _logging_to(folder: Path, arguments: TrainingArguments) -> Iterator[None]:
+    """Let TensorBoard write to a folder that outlives the checkpoints.
+
+    For a trainer that is made meanwhile: Transformers 4.57 has an argument for it, 5 a variable of the
+    environment. What the user says by either is left.
+    """
+    folder = Path(os.environ.get("TENSORBOARD_LOGGING_DIR", folder))
+    if str(getattr(arguments, "logging_dir", "")).startswith(str(arguments.output_dir)):
+        arguments.logging_dir = str(folder)
+    with patch_environment(tensorboard_logging_dir=folder):
+        yield
 
 
 def _step(checkpoint: Path) -> int:

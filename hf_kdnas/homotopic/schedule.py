@@ -84,7 +84,7 @@ def plan_segments(
         compactions: How often the student is cut.
 
     Raises:
-        InvalidInput: If the steps are too few for that, or none are left behind t_f.
+        InvalidInput: If the steps are too few for cuts at different ones, or none are left behind t_f.
     """
     if not start < end < 1:
         raise InvalidInput(
@@ -94,16 +94,18 @@ def plan_segments(
             "Try 0.7.",
         )
     first, last = round(start * steps), min(round(end * steps), steps - 1)
-    if last - first < compactions:
+    cuts = compaction_steps(first, last, compactions)
+    if last == first or len(cuts) < compactions:
         raise InvalidInput(
             "homotopic.compactions",
             compactions,
-            f"the training rows give {last - first} steps from homotopic.start to homotopic.end",
+            f"the training rows give {last - first} steps from homotopic.start to homotopic.end, where early "
+            "cuts lie close together: some would fall on one step",
             "Ask for fewer, train for more epochs, or give more rows.",
         )
     teacher = Architecture.from_config(config)
     shape = _shape(target, teacher.hidden_size, teacher.num_attention_heads, teacher.intermediate_size)
-    bounds = [0, *compaction_steps(first, last, compactions), steps]
+    bounds = [0, *cuts, steps]
     segments: list[Segment] = []
     for begin, until in pairwise(bounds):
         shape = _shape_on_the_way(shape, target, config, pruned_part(begin, first, last))

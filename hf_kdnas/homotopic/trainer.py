@@ -145,4 +145,5 @@ class _Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if last or state.global_step % self._evaluation_steps == 0:
             self._trainer.look()
         if last:
-            control.should_save = control.should_training_stop = True
+            # The loss first: what is logged behind the checkpoint is no part of the history.
+            control.should_log = control.should_save = control.should_training_stop = True

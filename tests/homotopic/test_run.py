@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.distill.trainer import DistillationTrainer
 from hf_kdnas.distill.training import train
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.homotopic.compaction import OPTIMISERS, Compaction
+from hf_kdnas.homotopic.importance import magnitude
 from hf_kdnas.homotopic.run import total_steps
 from hf_kdnas.homotopic.trainer import DISCREPANCY, HomotopicTrainer
 from hf_kdnas.progress import Narrator
@@ -63,6 +67,26 @@ def test_the_student_ends_in_its_shape_and_is_looked_at_on_the_way(make_distilla
     assert all(first[name] < 1e-9 for name in names - {f"{DISCREPANCY}task"})
     assert looks(history)[-1][f"{DISCREPANCY}logits"] > 0
     assert [path.name for path in tmp_path.glob("segment-*/*")] == ["checkpoint-20"]
+
+
+def test_losses_up_to_every_cut_and_to_the_end_are_kept(make_distillation, tmp_path) -> None:
+    _, history = make_distillation().run(tmp_path)
+    assert [each["step"] for each in history if "loss" in each] == [2, 4, 10, 14, 20]
+
+
+def test_what_tensorboard_writes_is_not_removed_at_a_cut(make_distillation, tmp_path, monkeypatch) -> None:
+    """Transformers 4.57 has an argument for the place, 5 looks at the environment when a trainer is made."""
+    places = []
+    original = HomotopicTrainer.__init__
+
+    def noting(trainer, *arguments, **options):
+        original(trainer, *arguments, **options)
+        places.append(getattr(trainer.args, "logging_dir", os.environ["TENSORBOARD_LOGGING_DIR"]))
+
+    monkeypatch.setattr(HomotopicTrainer, "__init__", noting)
+    make_distillation().run(tmp_path)
+    assert places == [str(tmp_path / "logs")] * 4
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
 
 
 def test_steps_learning_rates_and_rows_are_those_of_one_training(
@@ -172,8 +196,14 @@ def test_a_finished_training_is_read(make_distillation, tmp_path, monkeypatch) -
 
 def test_another_target_is_refused(make_distillation, tmp_path) -> None:
     make_distillation().run(tmp_path)
-    with pytest.raises(InvalidInput, match=r"was begun towards 3L-16H-40F-4A-gelu .*segments and homotopic"):
+    with pytest.raises(InvalidInput, match=r"was begun towards 3L-16H-40F-4A-gelu .*with other segments\. "):
         make_distillation("3L-20H-40F-4A-gelu").run(tmp_path)
+
+
+def test_another_teacher_or_other_rows_are_refused(make_distillation, tmp_path) -> None:
+    make_distillation(origin="one").run(tmp_path)
+    with pytest.raises(InvalidInput, match=r"with other teacher or data\. "):
+        make_distillation(origin="another").run(tmp_path)
 
 
 @pytest.mark.parametrize("importance", ["sensitivity", "taylor", "magnitude", "activation"])
@@ -183,6 +213,49 @@ def test_all_scores_and_maps(make_distillation, tmp_path, importance, maps) -> N
     assert Architecture.from_config(student.config) == TARGET
     assert looks(history)[0][f"{DISCREPANCY}hidden"] < 1e-9
     assert all(each[f"{DISCREPANCY}hidden"] > 0 for each in looks(history)[1:])
+
+
+def test_a_copy_without_gradients_is_cut_by_magnitude(make_distillation, tmp_path, capsys) -> None:
+    """At the first cut, after 2 steps: without dropout and labels there is nothing to learn until then."""
+    narrowed = make_distillation(objectives={"hidden": {}, "logits": {}}, narrator=Narrator())
+    config = narrowed.teacher.config
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0  # of students made from now on
+    seen = []
+    original = Compaction.by_importance
+
+    def noting(model, shape, importance):
+        seen.append((importance, magnitude(model)))
+        return original(model, shape, importance)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Compaction, "by_importance", noting)
+        narrowed.run(tmp_path)
+    by_weights = [all(torch.equal(given[group], own[group]) for group in own) for given, own in seen]
+    assert by_weights == [True, False, False]
+    assert capsys.readouterr().err.count("no gradients of") == 1
+
+
+def test_a_folder_that_other_machines_do_not_see_is_told(make_distillation, tmp_path, monkeypatch) -> None:
+    """On such a machine no checkpoint is ever there: only the first process of a launch writes."""
+    monkeypatch.setattr(HomotopicTrainer, "_save_checkpoint", lambda *arguments: None)
+    with pytest.raises(InvalidInput, match=r"segment-0'; .* all machines must see this folder"):
+        make_distillation().run(tmp_path)
+
+
+def test_activations_of_pairs_are_those_of_pairs(make_distillation, tmp_path) -> None:
+    """The second text's tokens are of another type, which moves their states."""
+    section = {"importance": "activation", "compactions": 1}
+    alone = make_distillation(section=section)
+    pairs = [{**row, "token_type_ids": [1] * len(row["input_ids"])} for row in alone.rows]
+    given = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Compaction, "by_importance", lambda model, shape, found: given.append(found) or 1 / 0)
+        for rows in (alone.rows, pairs):
+            with pytest.raises(ZeroDivisionError):
+                make_distillation(section=section, rows=rows, training={"learning_rate": 1e-9}).run(
+                    tmp_path / str(len(given))
+                )
+    assert not torch.allclose(given[0]["hidden", None], given[1]["hidden", None])
 
 
 def test_kept_units_are_compared_with_what_they_were(make_distillation, tmp_path) -> None:
@@ -227,6 +300,26 @@ def test_mixed_precision(make_distillation, tmp_path) -> None:
     student, history = make_distillation(training={"precision": "bf16"}).run(tmp_path)
     assert {each.dtype for each in student.parameters()} == {torch.float32}
     assert all(value == value for each in looks(history) for value in each.values())
+
+
+@pytest.mark.parametrize("name", OPTIMISERS[1:])
+def test_optimisers_that_are_said_to_be_cut_are(make_distillation, tmp_path, name) -> None:
+    training = {"training_arguments": {"optim": name}}
+    student, _ = make_distillation(objectives={"hidden": {}}, training=training).run(tmp_path)
+    assert Architecture.from_config(student.config) == TARGET
+
+
+def test_every_segment_is_compiled(make_distillation, tmp_path, monkeypatch) -> None:
+    """Also where there are more of them than PyTorch compiles shapes of one model."""
+    from torch._dynamo import config
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(config, "recompile_limit", 2)
+    counters.clear()
+    arguments = {"torch_compile": True, "torch_compile_backend": "eager"}
+    narrowed = make_distillation(objectives={"logits": {}}, training={"training_arguments": arguments})
+    narrowed.run(tmp_path)
+    assert counters["frames"]["ok"] == counters["frames"]["total"] >= len(narrowed.segments) == 4
 
 
 def test_steps_are_counted_as_the_trainer_does() -> None:

@@ -68,7 +68,7 @@ def test_compactions_that_would_remove_nothing_are_left_out() -> None:
     heads=st.integers(1, 12),
     size=st.integers(1, 64),
     neurons=st.integers(1, 3072),
-    steps=st.integers(20, 5000),
+    steps=st.integers(60, 5000),
     compactions=st.integers(1, 12),
 )
 def test_every_segment_is_a_stock_shape_narrower_than_the_last(
@@ -92,6 +92,7 @@ def test_every_segment_is_a_stock_shape_narrower_than_the_last(
         ({"end": 1.0}, "homotopic.end: got 1.0; must .*leave some of the training"),
         ({"start": 0.8}, "homotopic.end: got 0.7; must be behind homotopic.start, 0.8"),
         ({"compactions": 71}, "homotopic.compactions: got 71; the training rows give 70 steps"),
+        ({"compactions": 8, "end": 0.08}, "got 8; the training rows give 8 steps .* would fall on one step"),
         ({"start": 0.699}, "homotopic.compactions: got 8; the training rows give 0 steps"),
     ],
 )

@@ -32,14 +32,17 @@ if TYPE_CHECKING:
     from hf_kdnas.recipe import DataSection, Recipe, SuperLMSection
     from hf_kdnas.space import SearchSpace
 
-# About the output distribution over the vocabulary: too large to keep for held-out text, and no part of
-# the loss that members are ranked by.
+# About the output distribution over the vocabulary: too large to keep for held-out text.
 OUTPUT_OBJECTIVES = ("mlm",)
+
+# What members are ranked by: the first of these that they learn from. AutoDistil ranks by the self-attention
+# loss; that of hidden states outweighs it, and can't be compared between widths.
+RANKED_BY = ("relations", "attention", "hidden")
 
 # What a teacher has to have as much of as any member.
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size")
 
-ALLOWED_OBJECTIVES = ("relations", "hidden", "attention", *OUTPUT_OBJECTIVES)
+ALLOWED_OBJECTIVES = (*RANKED_BY, *OUTPUT_OBJECTIVES)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,15 @@ class SuperLMPlan:
 
     @property
     def ranking_objectives(self) -> dict[str, dict[str, Any]]:
-        """What members are ranked by."""
+        """What members are ranked by: one objective, whatever its weight is in the training."""
+        learned = check_objectives(self.objectives)
+        name = next(each for each in RANKED_BY if each in learned)
+        options = {option: value for option, value in self.objectives[name].items() if option != "weight"}
+        return {name: options}
+
+    @property
+    def kept_objectives(self) -> dict[str, dict[str, Any]]:
+        """Those whose teacher signals are kept on held-out text."""
         return {name: each for name, each in self.objectives.items() if name not in OUTPUT_OBJECTIVES}
 
     @property

@@ -139,7 +139,9 @@ class SuperLMRun:
         losses = self.plan.losses(self.plan.ranking_objectives, self._projection, self.device)
         windows, precision = self.windows.held_out, self.section.training.precision
         compute = resolve_precision(self.device, teacher_precision(self.recipe.teacher.dtype, precision))
-        names = sorted(losses.teacher_signals)
+        # Training fixes its constants on them as well.
+        kept = self.plan.losses(self.plan.kept_objectives, self._projection, self.device)
+        names = sorted(kept.teacher_signals)
         key = signals_key(teacher_hash(self.teacher), windows, names, "fp16", compute=compute)
         folder = cache_dir() / "signals" / key[:16]
         if self.processes.is_main_process:

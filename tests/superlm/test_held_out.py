@@ -21,7 +21,7 @@ from hf_kdnas.superlm.run import SuperLMRun
 OBJECTIVES = [
     "{relations: {loss: mse}}",
     "{relations: {}}",
-    "{relations: {softmax: false}, hidden: {layers: last}}",
+    "{hidden: {layers: last}}",
     "{attention: {softmax: true}}",
 ]
 
@@ -55,6 +55,15 @@ def test_losses_are_those_of_students_on_their_own(make_run, objectives) -> None
     found = run.held_out.mean_losses(superlm, members)
     assert len(set(found)) == len(members)
     assert found == pytest.approx([own_loss(run, superlm, member) for member in members], rel=1e-6)
+
+
+def test_members_are_compared_by_relations_alone(make_run) -> None:
+    """Not by the sum with hidden states, nor by a weight that is 0 when the training begins."""
+    run, superlm = make_run(OBJECTIVES[0])
+    both, _ = make_run("{relations: {loss: mse, weight: {from: 0.0, to: 3.0}}, hidden: {weight: 5.0}}")
+    members = list(run.plan.spaces["wide"])
+    found = both.held_out.mean_losses(superlm, members)
+    assert found == pytest.approx(run.held_out.mean_losses(superlm, members), rel=1e-6)
 
 
 def ranked(run: SuperLMRun, superlm: SuperLM, folder: Path) -> list[ranking.Member]:

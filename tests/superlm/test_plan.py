@@ -49,7 +49,7 @@ REFUSED = {
     ),
     "an objective of single students": (
         ["superlm.objectives={direct_relations: {}}"],
-        r"superlm\.objectives: got 'direct_relations'; a SuperLM learns from relations, hidden, atten",
+        r"superlm\.objectives: got 'direct_relations'; a SuperLM learns from relations, attention, hidden, mlm",
     ),
     "nothing to rank by": (
         ["superlm.objectives={mlm: {}}"],
@@ -89,6 +89,22 @@ def test_relations_have_one_number_of_heads_and_the_teachers_last_layer(recipe_f
     assert plan.objectives["relations"] == {"loss": "mse", "teacher_layer": 3, "relation_heads": 8}
     own = plan_superlm(load_recipe(str(recipe_file), ["superlm.objectives.relations.teacher_layer=2"]))
     assert own.objectives["relations"]["teacher_layer"] == 2
+
+
+@pytest.mark.parametrize(
+    ("objectives", "ranked_by"),
+    [
+        ("{hidden: {}, relations: {loss: mse, weight: {from: 0.0, to: 1.0}}}", "relations"),
+        ("{hidden: {}, relations: {weight: 0}, attention: {weight: 2.0}}", "attention"),
+        ("{hidden: {weight: 0.1}}", "hidden"),
+    ],
+)
+def test_members_are_ranked_by_self_attention_alone_whatever_its_weight(
+    recipe_file: Path, objectives: str, ranked_by: str
+) -> None:
+    plan = plan_superlm(load_recipe(str(recipe_file), [f"superlm.objectives={objectives}"]))
+    assert list(plan.ranking_objectives) == [ranked_by]
+    assert "weight" not in plan.ranking_objectives[ranked_by]
 
 
 def test_windows_are_no_longer_than_the_teacher_takes(recipe_file: Path) -> None:

@@ -21,7 +21,7 @@ from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.precision import resolve_attention, resolve_precision, teacher_precision
 from hf_kdnas.progress import Narrator
 from hf_kdnas.resources import cache_dir
-from hf_kdnas.run import atomic_folder, read_json, write_json
+from hf_kdnas.run import atomic_folder, read_json, recover_folder, write_json
 from hf_kdnas.slicing import move_to
 from hf_kdnas.superlm.checkpoint import Checkpoint
 from hf_kdnas.superlm.held_out import HeldOut
@@ -78,6 +78,8 @@ class SuperLMRun:
         Returns:
             The history of each space's training (see `SuperLMTrainer.run`).
         """
+        if self.processes.is_main_process:
+            self._recover()
         with self._stage("teacher", f"teacher {self.recipe.teacher.model}"):
             self._prepare()
         return {name: self._trained(name) for name in self.plan.spaces}
@@ -182,6 +184,13 @@ class SuperLMRun:
         """The map from teacher to student states, (hidden, hidden)."""
         file = self.folder / "teacher" / PROJECTION
         return load_file(file)["projection"] if file.is_file() else None
+
+    def _recover(self) -> None:
+        """Tidy up behind launches that were killed."""
+        recover_folder(self.folder / "teacher")
+        for name in self.plan.spaces:
+            for part in ("start", "checkpoint", "superlm"):
+                recover_folder(self._space(name) / part)
 
     def _prepare(self) -> None:
         """Look at the teacher as the initialisation needs it, and make the SuperLMs of it (on one rank)."""

@@ -49,7 +49,7 @@ REFUSED = {
     ),
     "an objective of single students": (
         ["superlm.objectives={direct_relations: {}}"],
-        r"superlm\.objectives: got 'direct_relations'; a SuperLM learns from relations, attention, hidden, mlm",
+        r"superlm\.objectives: got 'direct_relations'; a SuperLM learns from relations, attention, hidden, ",
     ),
     "nothing to rank by": (
         ["superlm.objectives={mlm: {}}"],

@@ -18,6 +18,7 @@ from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.processes import join_processes
 from hf_kdnas.recipe import load_recipe
 from hf_kdnas.run import RunFolder
+from hf_kdnas.superlm import trainer as trainer_module
 from hf_kdnas.superlm.plan import plan_superlm
 from hf_kdnas.superlm.run import SuperLMRun
 
@@ -114,6 +115,34 @@ def test_a_superlm_goes_on_with_its_own_settings_alone(recipe_file, capsys, tmp_
     assert "superlm.spaces: got 'other settings" in capsys.readouterr().err
     assert run("train", recipe_file, "--superlm.training.save_steps", "1", "--resume") == 0
     assert run("train", recipe_file, "--seed", "7", "--overwrite") == 0
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_no_step(recipe_file, tmp_path, monkeypatch) -> None:
+    """The first save has nothing to replace: killed in the second one, it goes on behind the first."""
+    replace, seen = Path.replace, []
+
+    def killed(source: Path, target: Path) -> Path:
+        seen.append(target)
+        if [each.name for each in seen].count("checkpoint") == 2:
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    assert run("train", recipe_file) == 130
+    monkeypatch.undo()
+    space = tmp_path / "run" / "spaces" / "narrow"
+    assert not (space / "checkpoint").exists()
+    steps = []
+    original = trainer_module.sandwich
+
+    def noting(*arguments, **options):
+        steps.append(options["step"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(trainer_module, "sandwich", noting)
+    assert run("train", recipe_file) == 0
+    assert steps == [2, 3, 0, 1, 2, 3]
+    assert sorted(each.name for each in space.iterdir()) == ["history.json", "start", "superlm"]
 
 
 def test_nothing_is_trained_twice(recipe_file, tmp_path) -> None:

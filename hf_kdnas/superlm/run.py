@@ -290,7 +290,8 @@ class SuperLMRun:
         """
         file, settings = self.folder / SETTINGS, self._settings()
         kept = read_json(file)
-        changed = sorted(name for name in settings if kept is not None and kept.get(name) != settings[name])
+        # A version that did not keep one of them yet can't say that it changed.
+        changed = sorted(name for name, value in settings.items() if (kept or {}).get(name, value) != value)
         if changed:
             raise InvalidInput(
                 ", ".join(changed),
@@ -314,10 +315,12 @@ class SuperLMRun:
             "seed": self.recipe.seed,
             "teacher": asdict(self.recipe.teacher),
             "data": {**data, "held_out": self.recipe.data.reporting_split, "length": self.plan.length},
+            "data.mlm_probability": self.recipe.data.mlm_probability,
             "superlm.spaces": spaces,
             "superlm.objectives": self.plan.objectives,
             "superlm.layers": self.section.layers,
             "superlm.initialisation": self.section.initialisation,
+            "superlm.held_out": self.section.held_out,
             "superlm.training": training,
         }
         found: dict[str, Any] = json.loads(json.dumps(settings))

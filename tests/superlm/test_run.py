@@ -113,6 +113,10 @@ def test_a_superlm_goes_on_with_its_own_settings_alone(recipe_file, capsys, tmp_
     narrower = "{narrow: {num_hidden_layers: [1], hidden_size: [16], num_attention_heads: [2]}}"
     assert run("train", recipe_file, "--superlm.spaces", narrower, "--resume") == 2
     assert "superlm.spaces: got 'other settings" in capsys.readouterr().err
+    assert run("train", recipe_file, "--superlm.held_out", "5", "--resume") == 2
+    assert "superlm.held_out: got 'other settings" in capsys.readouterr().err
+    assert run("rank", recipe_file, "--data.mlm_probability", "0.3") == 2
+    assert "data.mlm_probability: got 'other settings" in capsys.readouterr().err
     assert run("train", recipe_file, "--superlm.training.save_steps", "1", "--resume") == 0
     assert run("train", recipe_file, "--seed", "7", "--overwrite") == 0
 

@@ -138,6 +138,7 @@ def plan_superlm(recipe: Recipe) -> SuperLMPlan:
         )
     _check_section(section)
     _check_data(recipe.data)
+    _check_unused(recipe)
     head = "MaskedLM" if set(OUTPUT_OBJECTIVES) & section.objectives.keys() else ""
     config = load_config(recipe.teacher, head)
     tokenizer = load_tokenizer(recipe.teacher, config, task="fill-mask")
@@ -184,6 +185,30 @@ def _check_data(data: DataSection) -> None:
                 "the text of a SuperLM is streamed as it is",
                 "Leave it out, and give a file with the text that you want.",
             )
+    if len(data.text) > 1:
+        raise InvalidInput(
+            "data.text", data.text, "the text of a SuperLM is one column", "Choose one of these."
+        )
+
+
+def _check_unused(recipe: Recipe) -> None:
+    """Refuse what other commands read, rather than train something else than was asked for."""
+    unused = {
+        "teacher.fine_tune": (recipe.teacher.fine_tune, "a SuperLM learns from the teacher as it is", None),
+        "report_to": (
+            recipe.report_to,
+            "a SuperLM's losses are told in spaces/NAME/history.json alone",
+            ["none"],
+        ),
+        "space": (
+            recipe.space,
+            "the spaces of SuperLMs are superlm.spaces or superlm.partitions",
+            SpaceSection(),
+        ),
+    }
+    for key, (given, why, default) in unused.items():
+        if given != default:
+            raise InvalidInput(key, given, why, "Leave it out.")
 
 
 def _spaces(

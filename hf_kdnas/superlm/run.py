@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -219,7 +219,7 @@ class SuperLMRun:
         teacher.requires_grad_(True)
         initialiser = Initialiser.prepare(self.section.initialisation, teacher, batches, sample)
         teacher.requires_grad_(False)
-        return initialiser
+        return replace(initialiser, layers=self.section.layers)
 
     def _scored(self, ids: Tensor) -> dict[str, Tensor]:
         """A batch that units are scored on: with hidden tokens where there is a head to find them."""

@@ -67,6 +67,19 @@ REFUSED = {
         ["data.limit=100"],
         r"data\.limit: got 100; the text of a SuperLM is streamed as it is",
     ),
+    "two columns of text": (
+        ["data.text=[a, b]"],
+        r"data\.text: got \['a', 'b'\]; the text of a SuperLM is one column",
+    ),
+    "a teacher to fine-tune": (
+        ["teacher.fine_tune={epochs: 3}"],
+        r"teacher\.fine_tune: got .*epochs=3.*; a SuperLM learns from the teacher as it is",
+    ),
+    "a tracker": (["report_to=[tensorboard]"], r"report_to: got \['tensorboard'\]; .*history\.json alone"),
+    "the space of a search": (
+        ["space.max_parameters=1000"],
+        r"space: got .*max_parameters=1000.*; the spaces of SuperLMs are superlm\.spaces or",
+    ),
     "no section": (["superlm=null"], r"superlm: got 'nothing'; this recipe has no such section"),
 }
 

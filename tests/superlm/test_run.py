@@ -149,6 +149,21 @@ def test_a_kill_while_a_checkpoint_is_replaced_loses_no_step(recipe_file, tmp_pa
     assert sorted(each.name for each in space.iterdir()) == ["history.json", "start", "superlm"]
 
 
+@pytest.mark.parametrize("initialisation", ["slice", "project"])
+def test_a_superlm_starts_from_the_layers_that_the_recipe_names(
+    recipe_file, initialisation, tmp_path
+) -> None:
+    settings = ["superlm.layers=last", f"superlm.initialisation={initialisation}"]
+    plan = plan_superlm(load_recipe(str(recipe_file), settings))
+    begun = SuperLMRun(plan, RunFolder(tmp_path / "run"), join_processes())
+    begun._prepare()
+    teacher, start = begun.teacher, begun._load(begun.folder / "spaces" / "narrow" / "start")
+    assert [teacher.config.num_hidden_layers, start.config.num_hidden_layers] == [3, 2]
+    for mine, theirs in zip(start.encoder.layer, teacher.encoder.layer[1:], strict=True):
+        # Biases of the first map of a feed-forward network are neither projected nor fitted.
+        assert torch.equal(mine.intermediate.dense.bias, theirs.intermediate.dense.bias[:32])
+
+
 def test_nothing_is_trained_twice(recipe_file, tmp_path) -> None:
     assert run("train", recipe_file) == 0
     file = tmp_path / "run" / "spaces" / "wide" / "superlm" / "model.safetensors"

@@ -155,6 +155,11 @@ class RunFolder:
         write_json(self.path / "run.json", {"fingerprint": fingerprint})
         write_text(self.path / name, recipe_yaml)
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run has been opened here."""
+        return self._identity() is not None
+
     def _identity(self) -> dict[str, Any] | None:
         """What `open` wrote; None where there is no such file, or another program's of that name."""
         try:

@@ -282,14 +282,13 @@ class SuperLMRun:
             checkpoint.remove()
         self.processes.wait_for_everyone()
 
-    def keep_settings(self) -> None:
-        """Keep what the SuperLMs follow from, or see that it is what it was: a SuperLM can't change halfway.
+    def check_settings(self) -> None:
+        """See that what the SuperLMs follow from is what it was: a SuperLM can't change halfway.
 
         Raises:
             InvalidInput: If it isn't, naming what has changed.
         """
-        file, settings = self.folder / SETTINGS, self._settings()
-        kept = read_json(file)
+        settings, kept = self._settings(), read_json(self.folder / SETTINGS)
         # A version that did not keep one of them yet can't say that it changed.
         changed = sorted(name for name, value in settings.items() if (kept or {}).get(name, value) != value)
         if changed:
@@ -299,8 +298,17 @@ class SuperLMRun:
                 "a SuperLM goes on with its own",
                 "Take the old settings again, choose another folder, or start again with --overwrite.",
             )
-        if self.processes.is_main_process and kept is None:
-            write_json(file, settings)
+
+    def keep_settings(self) -> None:
+        """Keep what the SuperLMs follow from, where it isn't kept yet.
+
+        Raises:
+            InvalidInput: If something else is.
+        """
+        self.check_settings()
+        file = self.folder / SETTINGS
+        if self.processes.is_main_process and not file.is_file():
+            write_json(file, self._settings())
         self.processes.wait_for_everyone()
 
     def _settings(self) -> dict[str, Any]:

@@ -100,6 +100,13 @@ def test_a_latency_is_measured_before_a_student_is_written(recipe_file, capsys, 
 
 
 def test_what_is_missing_is_said(recipe_file, capsys, tmp_path) -> None:
+    for action in ("rank", "extract"):
+        assert run(action, recipe_file) == 2
+        assert "no SuperLM was trained there. Run kdnas superlm train first" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+    folder = RunFolder(tmp_path / "run")
+    folder.open("", "")
+    SuperLMRun(plan_superlm(load_recipe(str(recipe_file))), folder, join_processes()).keep_settings()
     assert run("rank", recipe_file) == 2
     assert "no trained SuperLM of this space. Run kdnas superlm train first" in capsys.readouterr().err
     assert run("extract", recipe_file) == 2
@@ -108,8 +115,11 @@ def test_what_is_missing_is_said(recipe_file, capsys, tmp_path) -> None:
 
 def test_a_superlm_goes_on_with_its_own_settings_alone(recipe_file, capsys, tmp_path) -> None:
     assert run("train", recipe_file) == 0
-    assert run("train", recipe_file, "--seed", "7", "--resume") == 2
-    assert "seed: got 'other settings than those that" in capsys.readouterr().err
+    began = {name: (tmp_path / "run" / name).read_bytes() for name in ("recipe.yaml", "run.json")}
+    for action, *resumed in (("train", "--resume"), ("rank",), ("extract",)):
+        assert run(action, recipe_file, "--seed", "7", *resumed) == 2
+        assert "seed: got 'other settings than those that" in capsys.readouterr().err
+        assert {name: (tmp_path / "run" / name).read_bytes() for name in began} == began
     narrower = "{narrow: {num_hidden_layers: [1], hidden_size: [16], num_attention_heads: [2]}}"
     assert run("train", recipe_file, "--superlm.spaces", narrower, "--resume") == 2
     assert "superlm.spaces: got 'other settings" in capsys.readouterr().err

@@ -164,13 +164,14 @@ class SuperLMRun:
     @cached_property
     def windows(self) -> TextWindows:
         """The text."""
-        return TextWindows(
-            self.recipe.data,
-            self.plan.tokenizer,
-            length=self.plan.length,
-            held_out=self.section.held_out,
-            seed=self.recipe.seed,
+        asked, length = self.section.held_out, self.plan.length
+        windows = TextWindows(
+            self.recipe.data, self.plan.tokenizer, length=length, held_out=asked, seed=self.recipe.seed
         )
+        if len(windows.held_out) < asked:
+            found = f"{len(windows.held_out)} windows of {length} tokens"
+            self.narrator.say(f"held-out text is {found}, not the {asked} of superlm.held_out")
+        return windows
 
     @cached_property
     def teacher(self) -> PreTrainedModel:

@@ -113,6 +113,13 @@ def test_what_is_missing_is_said(recipe_file, capsys, tmp_path) -> None:
     assert "nothing is ranked there yet. Run kdnas superlm rank first" in capsys.readouterr().err
 
 
+def test_fewer_held_out_windows_than_asked_for_are_said(recipe_file, capsys, tmp_path) -> None:
+    plan = plan_superlm(load_recipe(str(recipe_file), ["superlm.held_out=5000"]))
+    found = SuperLMRun(plan, RunFolder(tmp_path / "run"), join_processes()).windows.held_out
+    said = f"held-out text is {len(found)} windows of 16 tokens, not the 5000 of superlm.held_out"
+    assert said in capsys.readouterr().err
+
+
 def test_a_superlm_goes_on_with_its_own_settings_alone(recipe_file, capsys, tmp_path) -> None:
     assert run("train", recipe_file) == 0
     began = {name: (tmp_path / "run" / name).read_bytes() for name in ("recipe.yaml", "run.json")}

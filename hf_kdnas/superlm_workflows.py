@@ -46,12 +46,20 @@ class Budget:
         flops: Multiply-adds of its layers for one window.
         latency_ms: Median on the recipe's target, in milliseconds.
         speedup: Least speed-up over the teacher there.
+
+    Raises:
+        InvalidInput: If one of them is not above 0.
     """
 
     parameters: int | None = None
     flops: int | None = None
     latency_ms: float | None = None
     speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in vars(self).items():
+            if limit is not None and not limit > 0:  # nor is NaN
+                raise InvalidInput(name, limit, "must be above 0", "Raise it, or leave it out.")
 
 
 def train_superlms(
@@ -154,7 +162,8 @@ def extract_student(
 
 def _check_output(folder: Path) -> None:
     require_writable(folder.parent, "output", "Choose another folder.")
-    if folder.exists() and any(folder.iterdir()) and not (folder / EXTRACTED).is_file():
+    ours = folder.is_dir() and ((folder / EXTRACTED).is_file() or not any(folder.iterdir()))
+    if folder.exists() and not ours:
         raise InvalidInput("output", str(folder), "must be new, empty or a student", "Choose another folder.")
 
 

@@ -258,13 +258,13 @@ def _completed(
 ) -> dict[str, dict[str, Any]]:
     """The objectives, relations with one number of heads for all members and the teacher's last layer."""
     members = tuple(chain.from_iterable(spaces.values()))
-    heads = section.relation_heads
+    objectives = {name: dict(options or {}) for name, options in section.objectives.items()}
+    heads = objectives.get("relations", {}).get("relation_heads", section.relation_heads)
     if heads is None:
         heads = relation_heads(members, teacher)
     else:
         check_relation_heads(heads, members, teacher)
-    objectives = {name: dict(options or {}) for name, options in section.objectives.items()}
     if "relations" in objectives:
-        own = {"teacher_layer": teacher.num_hidden_layers, "relation_heads": heads}
-        objectives["relations"] = own | objectives["relations"]
+        own = {"teacher_layer": teacher.num_hidden_layers}
+        objectives["relations"] = own | objectives["relations"] | {"relation_heads": heads}
     return objectives

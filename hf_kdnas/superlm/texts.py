@@ -70,7 +70,7 @@ class TextWindows:
                 raise InvalidInput(
                     "superlm.held_out",
                     held_out,
-                    f"the text is {len(self.held_out)} windows of {length} tokens, with none left to train on",
+                    f"the text is {len(self.held_out)} windows of {length} tokens, and none is left to learn",
                     "Hold out fewer, or give more text.",
                 )
             if not windows:

@@ -39,6 +39,14 @@ REFUSED = {
         ["superlm.relation_heads=5"],
         r"superlm\.relation_heads: got 5; must divide the attention width.*allowed are 1, 2, 4, 8",
     ),
+    "relation heads of the objective itself that don't divide": (
+        ["superlm.relation_heads=null", "superlm.objectives.relations.relation_heads=16"],
+        r"superlm\.relation_heads: got 16; must divide the attention width.*does not divide 24",
+    ),
+    "relation heads that are no number": (
+        ["superlm.objectives.relations.relation_heads=many"],
+        r"superlm\.relation_heads: got 'many'; must divide",
+    ),
     "a signal that needs a map of its own": (
         ["superlm.objectives={hidden: {}}", "superlm.initialisation=random"],
         r"superlm\.objectives: got 'hidden'; no map can be learned or searched",
@@ -100,6 +108,8 @@ def test_spaces_are_cut_from_the_teacher_where_none_is_named(recipe_file: Path) 
 def test_relations_have_one_number_of_heads_and_the_teachers_last_layer(recipe_file: Path) -> None:
     plan = plan_superlm(load_recipe(str(recipe_file), ["superlm.relation_heads=null"]))
     assert plan.objectives["relations"] == {"loss": "mse", "teacher_layer": 3, "relation_heads": 8}
+    given = ["superlm.relation_heads=null", "superlm.objectives.relations.relation_heads=2"]
+    assert plan_superlm(load_recipe(str(recipe_file), given)).objectives["relations"]["relation_heads"] == 2
     own = plan_superlm(load_recipe(str(recipe_file), ["superlm.objectives.relations.teacher_layer=2"]))
     assert own.objectives["relations"]["teacher_layer"] == 2
 

@@ -78,6 +78,12 @@ def test_train_rank_and_extract(recipe_file, capsys, tmp_path) -> None:
     assert AutoTokenizer.from_pretrained(target)("the film")["input_ids"]
     assert json.loads((target / "extracted.json").read_text(encoding="utf-8"))["loss"] == smallest["loss"]
 
+    for limit in ("--parameters", "--latency-ms", "--speedup"):
+        assert run("extract", recipe_file, limit, "0") == 2
+        assert "must be above 0" in capsys.readouterr().err
+    assert run("extract", recipe_file, "--output", str(recipe_file)) == 2
+    assert "output: got " in capsys.readouterr().err
+
     # The loss of the ranking is that of the student, run on its own beside the teacher.
     recipe = load_recipe(str(recipe_file))
     again = SuperLMRun(plan_superlm(recipe), RunFolder(tmp_path / "run"), join_processes())

@@ -94,7 +94,7 @@ def test_rows_without_text_are_left_out(texts, tiny_tokenizer) -> None:
 
 def test_a_text_that_is_held_out_as_a_whole_is_refused(texts, tiny_tokenizer) -> None:
     with pytest.raises(
-        InvalidInput, match=r"superlm\.held_out: got 500; the text is \d+ windows of 8 tokens, with"
+        InvalidInput, match=r"superlm\.held_out: got 500; the text is \d+ windows of 8 tokens, and none"
     ):
         windows(tiny_tokenizer, texts / "text", reporting_split=None, held_out=500)
 

@@ -27,9 +27,9 @@ LENGTH = 128
 # Sub-space, shape, parameters in millions, GFLOPs, as printed.
 WINNERS = {
     "ProxyB": ("base", "12L-544H-1632F-9A-64D-gelu", "50.1", "4.40"),
-    "ProxyS": ("small", "11L-352H-1408F-8A-gelu", "26.1", "2.02"),
+    "ProxyS": ("small", "11L-352H-1408F-8A-64D-gelu", "26.1", "2.02"),
     "Agnostic": ("small", "11L-352H-1408F-10A-64D-gelu", "26.8", "2.13"),
-    "ProxyT": ("tiny", "7L-160H-560F-10A-gelu", "6.88", "0.27"),
+    "ProxyT": ("tiny", "7L-160H-560F-10A-64D-gelu", "6.88", "0.27"),
 }
 BERT_BASE = ("12L-768H-3072F-12A-gelu", "109", "11.2")
 # Parameters in millions, from and to, and GFLOPs, as printed.
@@ -77,17 +77,17 @@ def extremes(values: Iterable[float]) -> list[float]:
 
 def nearest(space: SearchSpace, shape: Architecture) -> Architecture:
     """The member that a stock config can hold with the fewest steps between its values and the shape's."""
-    wanted = space.values_of(shape)
+    wanted, native = space.values_of(shape), space.native()
 
     def distance(member: Architecture) -> tuple[int, float]:
-        values = space.values_of(member)
+        values = native.values_of(member)
         steps = sum(
             abs(allowed.index(values[name]) - allowed.index(wanted[name]))
             for name, allowed in space.dimensions.items()
         )
         return steps, abs(autodistil_parameters(member) - autodistil_parameters(shape))
 
-    return min(space.native(), key=distance)
+    return min(native, key=distance)
 
 
 def printed_as(value: float, printed: str) -> bool:

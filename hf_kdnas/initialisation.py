@@ -34,7 +34,8 @@ class Initialiser:
         teacher: The teacher; for `slice` and `project` in the order of importance (`prepare`).
         stream: The teacher's residual stream, for `project`.
         superlms: For `superlm`: trained SuperLMs of the teacher's class, from small to large.
-        layers: Which of their layers a shallower student has (see `slicing.source_layers`).
+        layers: Which layers of a SuperLM, or of the teacher, a shallower student starts from (see
+            `slicing.source_layers`).
         given: The only student that there is, for `given`: a model with weights of its own.
     """
 
@@ -104,8 +105,8 @@ class Initialiser:
             if self.superlms:
                 return slice_student(self._superlm(architecture), architecture, self.layers)
             if self.stream is None:
-                return slice_student(self.teacher, architecture)
-            return project_student(self.teacher, architecture, self.stream)
+                return slice_student(self.teacher, architecture, self.layers)
+            return project_student(self.teacher, architecture, self.stream, self.layers)
 
     def projection(self, architecture: Architecture) -> Tensor | None:
         """The fixed map from teacher to student states, (teacher hidden, hidden), where there is one.

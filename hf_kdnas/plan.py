@@ -160,14 +160,6 @@ def plan_distillation(recipe: Recipe) -> Plan:
         )
     compared = recipe.compare.objectives.values() if recipe.compare else ()
     space = SearchSpace({name: (getattr(student, name),) for name in DIMENSIONS}, head_size=student.head_size)
-    [member] = space
-    if member.attention_size != student.attention_size:
-        raise InvalidInput(
-            "student",
-            student.key,
-            f"in a recipe, heads that divide hidden_size {student.hidden_size} share it",
-            "Choose a head count that doesn't divide it, or leave the head size out.",
-        )
     return _checked(
         Plan(
             "distill",
@@ -225,7 +217,9 @@ def make_space(
         InvalidInput: If no member is left, naming the constraint that emptied it.
     """
     teacher, family = Architecture.from_config(config), get_family(config)
-    preset = SearchSpace.preset(section.preset, teacher).native()
+    preset = SearchSpace.preset(section.preset, teacher)
+    if "head_size" not in family.config_fields:
+        preset = preset.native()
     listed = {name: getattr(section, name) for name in DIMENSIONS if getattr(section, name) is not None}
     constraints: dict[str, Constraint] = dict(preset.constraints)
     constraints["a stock config of the teacher's type"] = lambda member: family.allows_width(

@@ -105,7 +105,7 @@ def residual_stream(teacher: PreTrainedModel, batch: Mapping[str, Tensor]) -> Re
 
 @torch.no_grad()
 def project_student(
-    teacher: PreTrainedModel, architecture: Architecture, stream: ResidualStream
+    teacher: PreTrainedModel, architecture: Architecture, stream: ResidualStream, layers: str = "alternate"
 ) -> PreTrainedModel:
     """Cut a student out of a teacher along the principal directions of its residual stream.
 
@@ -116,6 +116,7 @@ def project_student(
         teacher: The wider model.
         architecture: The student's shape, no wider or deeper than the teacher's.
         stream: From `residual_stream(teacher, ...)`.
+        layers: Which layers it starts from (see `slicing.source_layers`).
 
     Returns:
         A stock model of the teacher's class, in training mode.
@@ -127,18 +128,29 @@ def project_student(
     wide = Architecture.from_config(teacher.config)
     student = new_student(teacher, architecture)
     move_to(student, teacher.device)
-    _copy_projected(teacher, student, stream.projection(architecture.hidden_size))
+    starts = source_layers(wide.num_hidden_layers, architecture.num_hidden_layers, layers)
+    _copy_projected(teacher, student, stream.projection(architecture.hidden_size), layers)
     if keeps_heads(wide, architecture) and architecture.attention_head_size < wide.attention_head_size:
-        _compress_heads(teacher, student, wide, architecture, stream)
+        _compress_heads(teacher, student, wide, architecture, stream, starts)
     else:
         _rescale_queries(student, query_scale(wide, architecture))
-    _Fit(student, architecture, wide, stream).run()
+    _Fit(student, architecture, stream, starts, _ends(wide, starts, layers)).run()
     return student
 
 
-def _copy_projected(teacher: PreTrainedModel, student: PreTrainedModel, projection: Tensor) -> None:
+def _ends(wide: Architecture, starts: list[int], layers: str) -> list[int]:
+    """The teacher layer, from 1, whose output each layer should come near."""
+    if layers == "alternate":
+        return end_layers(wide.num_hidden_layers, len(starts))
+    # Each takes the place of all up to where the next one starts.
+    return [*(start - 1 for start in starts[1:]), wide.num_hidden_layers]
+
+
+def _copy_projected(
+    teacher: PreTrainedModel, student: PreTrainedModel, projection: Tensor, layers: str
+) -> None:
     family = get_family(teacher.config).of(type(teacher))
-    parts, sources = parts_of(teacher, student), dict(teacher.named_parameters())
+    parts, sources = parts_of(teacher, student, layers), dict(teacher.named_parameters())
     for name, parameter in student.named_parameters():
         part = parts[name]
         source: Tensor = sources[part.source]
@@ -165,6 +177,7 @@ def _compress_heads(
     wide: Architecture,
     narrow: Architecture,
     stream: ResidualStream,
+    starts: list[int],
 ) -> None:
     """Give each smaller head the best low-rank form of its teacher head, on the sample's states.
 
@@ -174,8 +187,7 @@ def _compress_heads(
     """
     family = get_family(teacher.config)
     projection = stream.projection(narrow.hidden_size)
-    layers = source_layers(wide.num_hidden_layers, narrow.num_hidden_layers)
-    for layer, source in enumerate(layers, start=1):
+    for layer, source in enumerate(starts, start=1):
         site = (source - 1, "output") if source > 1 else (0, "embeddings")
         states = stream.after[site] @ projection
         maps = {
@@ -253,15 +265,20 @@ class _Fit:
     """
 
     def __init__(
-        self, student: PreTrainedModel, narrow: Architecture, wide: Architecture, stream: ResidualStream
+        self,
+        student: PreTrainedModel,
+        narrow: Architecture,
+        stream: ResidualStream,
+        starts: list[int],
+        ends: list[int],
     ) -> None:
         self.family = get_family(student.config)
         self.student = student
         self.stream = stream
         self.projection = stream.projection(narrow.hidden_size)
         self.kept = stream.batch["attention_mask"].bool()
-        self.starts = source_layers(wide.num_hidden_layers, narrow.num_hidden_layers)
-        self.ends = end_layers(wide.num_hidden_layers, narrow.num_hidden_layers)
+        self.starts = starts
+        self.ends = ends
         self.residual: Tensor | None = None
 
     def run(self) -> None:
@@ -283,7 +300,7 @@ class _Fit:
         """The teacher's site that a student's site stands for.
 
         A layer starts from one teacher layer, but its output takes the place of all the layers up to
-        the one that the uniform layer map names.
+        the one that `ends` names.
         """
         layer, part = site
         if layer == 0:

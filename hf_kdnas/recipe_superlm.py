@@ -28,7 +28,9 @@ class SuperLMTrainingSection:
         "auto", "arithmetic of the forward pass; auto is bf16 where the hardware computes in it, else fp32"
     )
     not_finite: Literal["stop", "skip"] = option(
-        "stop", "what to do where a member's loss is not finite: stop, or leave the step out"
+        "stop",
+        "what to do where a member's loss or gradient is not finite: stop, or leave the step out (at most "
+        "10 in a row)",
     )
     save_steps: int = option(500, "steps from one checkpoint to the next", least=1)
     evaluation_steps: int = option(
@@ -60,7 +62,8 @@ class SuperLMSection:
     objectives: dict[str, dict[str, Any]] = option(
         {"relations": {"loss": "mse"}},
         "losses by name, with options and weights as in distillation.objectives; relations are those of the "
-        "teacher's last layer; hidden and mlm (for a teacher with a masked-LM head) may stand beside them",
+        "teacher's last layer, and what members are ranked by; hidden and mlm (for a teacher with a masked "
+        "LM head) may stand beside them",
     )
     initialisation: Literal["random", "slice", "project"] = option(
         "project", "a SuperLM's first weights, as for students"

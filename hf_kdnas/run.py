@@ -63,17 +63,43 @@ def require_writable(folder: Path, field: str, remedy: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends without an error."""
+    """A temporary folder beside `path` that takes its place when the block ends without an error.
+
+    What was there is whole until then: of a process that is killed in between, `recover_folder` finds it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     temporary.chmod(0o755)
     try:
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+            replaced = _replaced(path)
+            shutil.rmtree(replaced, ignore_errors=True)
+            path.replace(replaced)
+            temporary.replace(path)
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Tidy up behind processes that were killed in `atomic_folder(path)`; nobody else may be writing to it.
+
+    Where one died while it replaced the folder, the old one is put back. What others left is deleted.
+    """
+    replaced = _replaced(path)
+    if replaced.exists() and not path.exists():
+        replaced.replace(path)
+    for left in path.parent.glob(f".{path.name}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _replaced(path: Path) -> Path:
+    """Where a folder is while another one takes its place."""
+    return path.with_name(f".{path.name}.replaced")
 
 
 class RunFolder:
@@ -128,6 +154,11 @@ class RunFolder:
             )
         write_json(self.path / "run.json", {"fingerprint": fingerprint})
         write_text(self.path / name, recipe_yaml)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has been opened here."""
+        return self._identity() is not None
 
     def _identity(self) -> dict[str, Any] | None:
         """What `open` wrote; None where there is no such file, or another program's of that name."""

@@ -176,10 +176,15 @@ class Part:
         return part if self.scale == 1.0 else part * self.scale
 
     def add_gradient(self, whole: Tensor, gradient: Tensor) -> None:
-        """Add the gradient of the part to that of the whole, in place."""
+        """Add the gradient of the part to that of the whole, in place; a unit may be there more than once."""
         if self.scale != 1.0:
             gradient = gradient * self.scale
-        whole[self.index] += gradient
+        kept = whole[tuple(slice(None) if isinstance(units, Tensor) else units for units in self.index)]
+        for dimension, units in enumerate(self.index):
+            if isinstance(units, Tensor):  # of one dimension at most: heads are not indexed by heads
+                kept.index_add_(dimension, units, gradient)
+                return
+        kept += gradient
 
 
 def parts_of(

@@ -23,11 +23,6 @@ DIMENSIONS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "interm
 Constraint = Callable[[Architecture], bool]
 
 
-def stock_config_holds(architecture: Architecture) -> bool:
-    """Whether a stock config can hold the shape: it fixes head size = hidden size / heads."""
-    return architecture.head_size is None
-
-
 class SearchSpace:
     """The architectures that a search may choose from.
 
@@ -38,9 +33,8 @@ class SearchSpace:
         dimensions: Allowed values of each Architecture field, in the order of DIMENSIONS.
         constraints: Named predicates; a member must satisfy all.
         ratio: Read `intermediate_size` as multiples of the hidden size (AutoDistil's MLP ratio).
-        head_size: Units per head where it doesn't follow from hidden size and heads (AutoDistil's
-            heads keep their teacher's size); members that a stock config can hold as well are
-            written the stock way.
+        head_size: Units of every head (AutoDistil's keep their teacher's size); None where they follow from
+            hidden size and heads, as in a stock config. Members that it can hold are written the stock way.
 
     Raises:
         InvalidInput: If a dimension is unknown or empty, or no member satisfies a constraint (the
@@ -83,15 +77,15 @@ class SearchSpace:
                 yield shape
 
     def _shape(self, values: Mapping[str, Any]) -> Architecture | None:
-        """The architecture of a choice of values, or None where heads don't divide the width."""
+        """The architecture of a choice of values, or None where heads don't divide the width they share."""
         fields = dict(values)
         if self._ratio:
             fields["intermediate_size"] = int(fields["hidden_size"] * fields["intermediate_size"])
-        if fields["hidden_size"] % fields["num_attention_heads"]:
-            if self._head_size is None:
-                return None
-            fields["head_size"] = self._head_size
-        return Architecture(**fields)
+        hidden, heads = fields["hidden_size"], fields["num_attention_heads"]
+        if self._head_size is None and hidden % heads:
+            return None
+        head_size = None if self._head_size == hidden / heads else self._head_size
+        return Architecture(**fields, head_size=head_size)
 
     def _allowed(self, architecture: Architecture) -> bool:
         return all(constraint(architecture) for constraint in self.constraints.values())
@@ -135,7 +129,7 @@ class SearchSpace:
         """The envelope of the members, as a rule none of them itself.
 
         The most layers and the greatest hidden and intermediate size of all, and the most heads of those
-        of that hidden size. Every member of a native space can be cut from it.
+        of that hidden size. Every member of a preset can be cut from it.
         """
         return replace(
             max(self.members, key=lambda member: (member.hidden_size, member.num_attention_heads)),
@@ -207,8 +201,8 @@ class SearchSpace:
         return self.changed({}, {**self.constraints, **constraints})
 
     def native(self) -> SearchSpace:
-        """The members that a stock config can hold."""
-        return self.restricted({"a stock config": stock_config_holds})
+        """The same space for a stock config: its heads share the hidden size, and have to divide it."""
+        return SearchSpace(self.dimensions, self.constraints, ratio=self._ratio)
 
     @classmethod
     def from_teacher(cls, teacher: Architecture) -> SearchSpace:

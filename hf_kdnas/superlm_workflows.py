@@ -22,7 +22,7 @@ from hf_kdnas.run import RunFolder, read_json, require_writable, write_json
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.superlm.plan import plan_superlm
 from hf_kdnas.superlm.ranking import best_by_size, within
-from hf_kdnas.superlm.run import SuperLMRun
+from hf_kdnas.superlm.run import SETTINGS, SuperLMRun
 from hf_kdnas.superlm_proxy import ProxyTrial
 from hf_kdnas.tasks.base import source
 
@@ -46,12 +46,20 @@ class Budget:
         flops: Multiply-adds of its layers for one window.
         latency_ms: Median on the recipe's target, in milliseconds.
         speedup: Least speed-up over the teacher there.
+
+    Raises:
+        InvalidInput: If one of them is not above 0.
     """
 
     parameters: int | None = None
     flops: int | None = None
     latency_ms: float | None = None
     speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in vars(self).items():
+            if limit is not None and not limit > 0:  # nor is NaN
+                raise InvalidInput(name, limit, "must be above 0", "Raise it, or leave it out.")
 
 
 def train_superlms(
@@ -87,7 +95,7 @@ def rank_superlms(recipe: Recipe) -> list[Member]:
     Raises:
         InvalidInput: If a SuperLM isn't trained yet.
     """
-    return _opened(recipe, resume=True).rank()
+    return _trained(recipe).rank()
 
 
 def extract_student(
@@ -118,7 +126,7 @@ def extract_student(
     Raises:
         InvalidInput: If nothing is ranked yet, no member keeps to the budget, or the task can't be used.
     """
-    run = _opened(recipe, resume=True)
+    run = _trained(recipe)
     members = ranking = run.ranking()
     if not members:
         raise InvalidInput(
@@ -154,7 +162,8 @@ def extract_student(
 
 def _check_output(folder: Path) -> None:
     require_writable(folder.parent, "output", "Choose another folder.")
-    if folder.exists() and any(folder.iterdir()) and not (folder / EXTRACTED).is_file():
+    ours = folder.is_dir() and ((folder / EXTRACTED).is_file() or not any(folder.iterdir()))
+    if folder.exists() and not ours:
         raise InvalidInput("output", str(folder), "must be new, empty or a student", "Choose another folder.")
 
 
@@ -185,19 +194,38 @@ def _origin(run: SuperLMRun, folder: Path, member: Member, ranking: list[Member]
     }
 
 
-def _opened(recipe: Recipe, *, resume: bool, overwrite: bool = False) -> SuperLMRun:
+def _opened(recipe: Recipe, *, resume: bool, overwrite: bool) -> SuperLMRun:
     """The run over the recipe's folder, after a look at everything that is to be written to."""
     processes = join_processes()
     plan = plan_superlm(recipe)
     _check_ranks(plan, processes)
     folder = RunFolder(Path(recipe.output_dir))
+    run = SuperLMRun(plan, folder, processes)
+    if resume and not overwrite and folder.begun:
+        run.check_settings()
     if processes.is_main_process:
         identity = recipe_fingerprint(recipe, "superlm")
         folder.open(recipe_to_yaml(recipe), identity, resume=resume, overwrite=overwrite)
         require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
     processes.wait_for_everyone()
-    run = SuperLMRun(plan, folder, processes)
     run.keep_settings()
+    return run
+
+
+def _trained(recipe: Recipe) -> SuperLMRun:
+    """The run that is in the recipe's folder; its recipe stays the one of the training."""
+    processes = join_processes()
+    folder = RunFolder(Path(recipe.output_dir))
+    if not folder.begun or not (folder / SETTINGS).is_file():
+        raise InvalidInput(
+            "output_dir",
+            recipe.output_dir,
+            "no SuperLM was trained there",
+            "Run kdnas superlm train first, with the same recipe.",
+        )
+    run = SuperLMRun(plan_superlm(recipe), folder, processes)
+    run.check_settings()
+    require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
     return run
 
 

@@ -23,6 +23,8 @@ from hf_kdnas.modeling_exact_bert import (
     ExactBertForSequenceClassification,
     ExactBertModel,
 )
+from hf_kdnas.plan import make_space
+from hf_kdnas.recipe import SpaceSection
 from hf_kdnas.slicing import parameter_counter, slice_student
 from hf_kdnas.space import SearchSpace
 
@@ -179,10 +181,20 @@ def _members(name: str) -> tuple[Architecture, ...]:
 
 # Smallest and largest members' parameters without a head, from their tensors.
 SPACES = {
-    "autodistil-tiny": (4_519_296, 13_503_952),
-    "autodistil-small": (13_346_432, 33_823_136),
+    "autodistil-tiny": (5_178_496, 13_503_952),
+    "autodistil-small": (15_121_088, 33_823_136),
     "autodistil-base": (41_835_824, 83_293_568),
 }
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_preset_keeps_the_papers_heads_for_a_teacher_of_the_exact_type_alone(name: str) -> None:
+    section, base = SpaceSection(preset=name), BertConfig()
+    exact = make_space(section, exact_config(base), "slice", lambda member: 0)
+    assert exact.members == _members(name)
+    assert {member.attention_head_size for member in exact} == {64}
+    stock = make_space(section, base, "slice", lambda member: 0)
+    assert {member.head_size for member in stock} == {None}
 
 
 @pytest.mark.parametrize("name", SPACES)

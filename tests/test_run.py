@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.run import RunFolder, atomic_folder, read_json, write_json
+from hf_kdnas.run import RunFolder, atomic_folder, read_json, recover_folder, write_json
 
 
 def test_the_same_recipe_goes_on(tmp_path: Path) -> None:
@@ -57,6 +57,28 @@ def test_an_error_leaves_no_half_folder(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         broken()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path: Path) -> None:
+    target, written = tmp_path / "checkpoint", "weights"
+    with atomic_folder(target) as unfinished:
+        (unfinished / written).write_text("old")
+    script = (
+        "import os, sys, pathlib; from hf_kdnas import run\n"
+        "target, replace = pathlib.Path(sys.argv[1]), pathlib.Path.replace\n"
+        "def killing(source, to): os.kill(os.getpid(), 9) if to == target else replace(source, to)\n"
+        "pathlib.Path.replace = killing\n"
+        "with run.atomic_folder(target) as unfinished: (unfinished / 'weights').write_text('new')"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(target)], check=False, env=dict(os.environ))
+    assert done.returncode == -signal.SIGKILL
+    recover_folder(target)
+    assert (target / written).read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+    with atomic_folder(target) as unfinished:
+        (unfinished / written).write_text("newer")
+    assert (target / written).read_text() == "newer"
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_a_kill_leaves_no_half_file(tmp_path: Path) -> None:

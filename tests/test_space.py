@@ -41,6 +41,8 @@ def test_presets_have_the_published_sizes(preset: str, size: int, native: int) -
     space = SearchSpace.preset(preset)
     assert len(space) == size
     assert len(space.native()) == native
+    assert {member.head_size for member in space.native()} == {None}
+    assert preset == "kd_nas" or {member.attention_head_size for member in space} == {64}
 
 
 @given(seed=st.integers())
@@ -90,7 +92,7 @@ def test_iteration_is_sorted_and_without_repeats() -> None:
 
 def test_ratios_name_the_intermediate_size() -> None:
     space = SearchSpace.preset("autodistil-tiny")
-    member = Architecture(7, 160, 10, 560)
+    member = Architecture(7, 160, 10, 560, head_size=64)
     assert member in space
     assert space.values_of(member)["intermediate_size"] == 3.5
 
@@ -236,9 +238,10 @@ def test_a_partition_of_every_family_is_held_by_its_stock_config(tiny_config) ->
     ],
 )
 def test_every_member_fits_into_the_widest_shape(preset: str, widest: str) -> None:
-    space = SearchSpace.preset(preset).native()
-    assert space.widest.key == widest
-    assert all(member.fits_into(space.widest) for member in space)
+    whole = SearchSpace.preset(preset)
+    assert whole.native().widest.key == widest
+    for space in (whole, whole.native()):
+        assert all(member.fits_into(space.widest) for member in space)
 
 
 def test_the_widest_shape_need_not_be_a_member() -> None:

@@ -63,7 +63,10 @@ class Subnet:
 
     Attributes:
         skeleton: The stock model; hooks on its modules see what passes through.
+        gradient_norm: Of the gradients that the last block of `training` handed over, a scalar.
     """
+
+    gradient_norm: Tensor
 
     def __init__(self, model: PreTrainedModel, architecture: Architecture, layers: str) -> None:
         with torch.device("meta"):
@@ -91,9 +94,14 @@ class Subnet:
             for weight in self._weights.values():
                 weight.requires_grad_()
             yield
-            for name, weight in self._weights.items():
-                if weight.grad is not None:
-                    self._hand_over(name, weight.grad)
+            gradients = {
+                name: weight.grad for name, weight in self._weights.items() if weight.grad is not None
+            }
+            # All at once: a norm each would be hundreds of kernels.
+            norms = torch._foreach_norm(list(gradients.values()))
+            self.gradient_norm = torch.linalg.vector_norm(torch.stack(norms))
+            for name, gradient in gradients.items():
+                self._hand_over(name, gradient)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -32,14 +32,17 @@ if TYPE_CHECKING:
     from hf_kdnas.recipe import DataSection, Recipe, SuperLMSection
     from hf_kdnas.space import SearchSpace
 
-# About the output distribution over the vocabulary: too large to keep for held-out text, and no part of
-# the loss that members are ranked by.
+# About the output distribution over the vocabulary: too large to keep for held-out text.
 OUTPUT_OBJECTIVES = ("mlm",)
+
+# What members are ranked by: the first of these that they learn from. AutoDistil ranks by the self-attention
+# loss; that of hidden states outweighs it, and can't be compared between widths.
+RANKED_BY = ("relations", "attention", "hidden")
 
 # What a teacher has to have as much of as any member.
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size")
 
-ALLOWED_OBJECTIVES = ("relations", "hidden", "attention", *OUTPUT_OBJECTIVES)
+ALLOWED_OBJECTIVES = (*RANKED_BY, *OUTPUT_OBJECTIVES)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,15 @@ class SuperLMPlan:
 
     @property
     def ranking_objectives(self) -> dict[str, dict[str, Any]]:
-        """What members are ranked by."""
+        """What members are ranked by: one objective, whatever its weight is in the training."""
+        learned = check_objectives(self.objectives)
+        name = next(each for each in RANKED_BY if each in learned)
+        options = {option: value for option, value in self.objectives[name].items() if option != "weight"}
+        return {name: options}
+
+    @property
+    def kept_objectives(self) -> dict[str, dict[str, Any]]:
+        """Those whose teacher signals are kept on held-out text."""
         return {name: each for name, each in self.objectives.items() if name not in OUTPUT_OBJECTIVES}
 
     @property
@@ -127,6 +138,7 @@ def plan_superlm(recipe: Recipe) -> SuperLMPlan:
         )
     _check_section(section)
     _check_data(recipe.data)
+    _check_unused(recipe)
     head = "MaskedLM" if set(OUTPUT_OBJECTIVES) & section.objectives.keys() else ""
     config = load_config(recipe.teacher, head)
     tokenizer = load_tokenizer(recipe.teacher, config, task="fill-mask")
@@ -173,6 +185,30 @@ def _check_data(data: DataSection) -> None:
                 "the text of a SuperLM is streamed as it is",
                 "Leave it out, and give a file with the text that you want.",
             )
+    if len(data.text) > 1:
+        raise InvalidInput(
+            "data.text", data.text, "the text of a SuperLM is one column", "Choose one of these."
+        )
+
+
+def _check_unused(recipe: Recipe) -> None:
+    """Refuse what other commands read, rather than train something else than was asked for."""
+    unused = {
+        "teacher.fine_tune": (recipe.teacher.fine_tune, "a SuperLM learns from the teacher as it is", None),
+        "report_to": (
+            recipe.report_to,
+            "a SuperLM's losses are told in spaces/NAME/history.json alone",
+            ["none"],
+        ),
+        "space": (
+            recipe.space,
+            "the spaces of SuperLMs are superlm.spaces or superlm.partitions",
+            SpaceSection(),
+        ),
+    }
+    for key, (given, why, default) in unused.items():
+        if given != default:
+            raise InvalidInput(key, given, why, "Leave it out.")
 
 
 def _spaces(
@@ -222,13 +258,13 @@ def _completed(
 ) -> dict[str, dict[str, Any]]:
     """The objectives, relations with one number of heads for all members and the teacher's last layer."""
     members = tuple(chain.from_iterable(spaces.values()))
-    heads = section.relation_heads
+    objectives = {name: dict(options or {}) for name, options in section.objectives.items()}
+    heads = objectives.get("relations", {}).get("relation_heads", section.relation_heads)
     if heads is None:
         heads = relation_heads(members, teacher)
     else:
         check_relation_heads(heads, members, teacher)
-    objectives = {name: dict(options or {}) for name, options in section.objectives.items()}
     if "relations" in objectives:
-        own = {"teacher_layer": teacher.num_hidden_layers, "relation_heads": heads}
-        objectives["relations"] = own | objectives["relations"]
+        own = {"teacher_layer": teacher.num_hidden_layers}
+        objectives["relations"] = own | objectives["relations"] | {"relation_heads": heads}
     return objectives

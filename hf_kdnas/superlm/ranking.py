@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,9 @@ def rank_space(
 
     Returns:
         The members by loss, the best first, on every rank.
+
+    Raises:
+        InvalidInput: If a loss is not finite.
     """
     mine = list(space)[processes.process_index :: processes.num_processes]
     kept, losses = folder / f"losses-{processes.process_index}.json", _known(folder)
@@ -128,6 +132,14 @@ def rank_space(
             progress(len(mine) - len(missing) + start + len(group), "")
     processes.wait_for_everyone()
     losses = _known(folder)
+    for key, loss in losses.items():
+        if not math.isfinite(loss):
+            raise InvalidInput(
+                f"superlm.spaces.{name}",
+                f"a held-out loss of {key} that is not finite",
+                "there is no order of such members",
+                "Train again with a lower learning rate, or in fp32.",
+            )
     members = [
         Member(name, member, losses[member.key], parameters(member), member.flops(length)) for member in space
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.precision import resolve_attention, resolve_precision, teacher_precision
 from hf_kdnas.progress import Narrator
 from hf_kdnas.resources import cache_dir
-from hf_kdnas.run import atomic_folder, read_json, write_json
+from hf_kdnas.run import atomic_folder, read_json, recover_folder, write_json
 from hf_kdnas.slicing import move_to
 from hf_kdnas.superlm.checkpoint import Checkpoint
 from hf_kdnas.superlm.held_out import HeldOut
@@ -78,6 +78,8 @@ class SuperLMRun:
         Returns:
             The history of each space's training (see `SuperLMTrainer.run`).
         """
+        if self.processes.is_main_process:
+            self._recover()
         with self._stage("teacher", f"teacher {self.recipe.teacher.model}"):
             self._prepare()
         return {name: self._trained(name) for name in self.plan.spaces}
@@ -139,7 +141,9 @@ class SuperLMRun:
         losses = self.plan.losses(self.plan.ranking_objectives, self._projection, self.device)
         windows, precision = self.windows.held_out, self.section.training.precision
         compute = resolve_precision(self.device, teacher_precision(self.recipe.teacher.dtype, precision))
-        names = sorted(losses.teacher_signals)
+        # Training fixes its constants on them as well.
+        kept = self.plan.losses(self.plan.kept_objectives, self._projection, self.device)
+        names = sorted(kept.teacher_signals)
         key = signals_key(teacher_hash(self.teacher), windows, names, "fp16", compute=compute)
         folder = cache_dir() / "signals" / key[:16]
         if self.processes.is_main_process:
@@ -160,13 +164,14 @@ class SuperLMRun:
     @cached_property
     def windows(self) -> TextWindows:
         """The text."""
-        return TextWindows(
-            self.recipe.data,
-            self.plan.tokenizer,
-            length=self.plan.length,
-            held_out=self.section.held_out,
-            seed=self.recipe.seed,
+        asked, length = self.section.held_out, self.plan.length
+        windows = TextWindows(
+            self.recipe.data, self.plan.tokenizer, length=length, held_out=asked, seed=self.recipe.seed
         )
+        if len(windows.held_out) < asked:
+            found = f"{len(windows.held_out)} windows of {length} tokens"
+            self.narrator.say(f"held-out text is {found}, not the {asked} of superlm.held_out")
+        return windows
 
     @cached_property
     def teacher(self) -> PreTrainedModel:
@@ -180,6 +185,13 @@ class SuperLMRun:
         """The map from teacher to student states, (hidden, hidden)."""
         file = self.folder / "teacher" / PROJECTION
         return load_file(file)["projection"] if file.is_file() else None
+
+    def _recover(self) -> None:
+        """Tidy up behind launches that were killed."""
+        recover_folder(self.folder / "teacher")
+        for name in self.plan.spaces:
+            for part in ("start", "checkpoint", "superlm"):
+                recover_folder(self._space(name) / part)
 
     def _prepare(self) -> None:
         """Look at the teacher as the initialisation needs it, and make the SuperLMs of it (on one rank)."""
@@ -208,7 +220,7 @@ class SuperLMRun:
         teacher.requires_grad_(True)
         initialiser = Initialiser.prepare(self.section.initialisation, teacher, batches, sample)
         teacher.requires_grad_(False)
-        return initialiser
+        return replace(initialiser, layers=self.section.layers)
 
     def _scored(self, ids: Tensor) -> dict[str, Tensor]:
         """A batch that units are scored on: with hidden tokens where there is a head to find them."""
@@ -271,15 +283,15 @@ class SuperLMRun:
             checkpoint.remove()
         self.processes.wait_for_everyone()
 
-    def keep_settings(self) -> None:
-        """Keep what the SuperLMs follow from, or see that it is what it was: a SuperLM can't change halfway.
+    def check_settings(self) -> None:
+        """See that what the SuperLMs follow from is what it was: a SuperLM can't change halfway.
 
         Raises:
             InvalidInput: If it isn't, naming what has changed.
         """
-        file, settings = self.folder / SETTINGS, self._settings()
-        kept = read_json(file)
-        changed = sorted(name for name in settings if kept is not None and kept.get(name) != settings[name])
+        settings, kept = self._settings(), read_json(self.folder / SETTINGS)
+        # A version that did not keep one of them yet can't say that it changed.
+        changed = sorted(name for name, value in settings.items() if (kept or {}).get(name, value) != value)
         if changed:
             raise InvalidInput(
                 ", ".join(changed),
@@ -287,8 +299,17 @@ class SuperLMRun:
                 "a SuperLM goes on with its own",
                 "Take the old settings again, choose another folder, or start again with --overwrite.",
             )
-        if self.processes.is_main_process and kept is None:
-            write_json(file, settings)
+
+    def keep_settings(self) -> None:
+        """Keep what the SuperLMs follow from, where it isn't kept yet.
+
+        Raises:
+            InvalidInput: If something else is.
+        """
+        self.check_settings()
+        file = self.folder / SETTINGS
+        if self.processes.is_main_process and not file.is_file():
+            write_json(file, self._settings())
         self.processes.wait_for_everyone()
 
     def _settings(self) -> dict[str, Any]:
@@ -303,10 +324,12 @@ class SuperLMRun:
             "seed": self.recipe.seed,
             "teacher": asdict(self.recipe.teacher),
             "data": {**data, "held_out": self.recipe.data.reporting_split, "length": self.plan.length},
+            "data.mlm_probability": self.recipe.data.mlm_probability,
             "superlm.spaces": spaces,
             "superlm.objectives": self.plan.objectives,
             "superlm.layers": self.section.layers,
             "superlm.initialisation": self.section.initialisation,
+            "superlm.held_out": self.section.held_out,
             "superlm.training": training,
         }
         found: dict[str, Any] = json.loads(json.dumps(settings))

@@ -36,7 +36,7 @@ def check_relation_heads(heads: int, space: Iterable[Architecture], teacher: Arc
         InvalidInput: Naming an attention width that it doesn't divide, and the numbers that are possible.
     """
     widths = _attention_widths(space, teacher)
-    wrong = [width for width in widths if heads < 1 or width % heads]
+    wrong = [width for width in widths if not isinstance(heads, int) or heads < 1 or width % heads]
     if wrong:
         common = math.gcd(*widths)
         allowed = [str(each) for each in range(1, common + 1) if common % each == 0]

@@ -64,7 +64,15 @@ class TextWindows:
         self.held_out: list[Window] = [each["input_ids"] for each in held_out_windows]
         self._train = train
         self._seed = seed
+        within = data.reporting_split is None and self.held_out
         for windows, name in ((self.held_out, "held-out"), (list(train.take(1)), "training")):
+            if not windows and within:
+                raise InvalidInput(
+                    "superlm.held_out",
+                    held_out,
+                    f"the text is {len(self.held_out)} windows of {length} tokens, and none is left to learn",
+                    "Hold out fewer, or give more text.",
+                )
             if not windows:
                 raise InvalidInput(
                     "data.path",
@@ -118,15 +126,18 @@ def _windows(
     if name not in splits:
         raise InvalidInput(f"data.{key}", name, f"splits are {', '.join(splits)}", "Choose one of these.")
     split, column = splits[name], data.text[0]
-    first: dict[str, Any] = next(iter(split), {column: ""})
+    rows = iter(split)
+    first: dict[str, Any] = next(rows, {column: ""})
     if column not in first:
         raise InvalidInput(
             "data.text", column, f"columns are {', '.join(first)}", "Choose the column with the texts."
         )
-    if not isinstance(first[column], str):
+    values = (row[column] for row in chain([first], rows))
+    value = next((each for each in values if each is not None), "")
+    if not isinstance(value, str):
         raise InvalidInput(
             "data.text",
-            f"{column} with {type(first[column]).__name__}",
+            f"{column} with {type(value).__name__}",
             "texts are needed",
             "Choose another.",
         )
@@ -137,10 +148,10 @@ def _windows(
 
 
 def _joined(
-    batch: dict[str, list[str]], *, tokenizer: PreTrainedTokenizerBase, column: str, length: int
+    batch: dict[str, list[str | None]], *, tokenizer: PreTrainedTokenizerBase, column: str, length: int
 ) -> dict[str, list[Window]]:
-    """Texts one after the other, cut into windows."""
-    texts = [text for text in batch[column] if text.strip()]
+    """Texts one after the other, cut into windows; rows that are null or blank are none."""
+    texts = [text for text in batch[column] if text is not None and text.strip()]
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
     tokens = list(chain.from_iterable([*ids, tokenizer.sep_token_id] for ids in encoded))
     size = length - 2

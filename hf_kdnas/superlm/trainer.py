@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 # What the losses of a step's members are told apart by; whatever is drawn comes after the two extremes.
 SIZES = ("largest", "smallest", "random")
+
+# Steps left out in a row after which a training stops all the same: it won't recover by itself.
+MOST_LEFT_OUT = 10
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class SuperLMTrainer:
             the middle and the smallest member, every `evaluation_steps`.
 
         Raises:
-            InvalidInput: If a loss is not finite, and steps with such a loss are not to be skipped.
+            InvalidInput: If a loss or a gradient is not finite, and steps with such are not to be skipped, or
+                have been for too long.
         """
         section, model = self.section, self.superlm.model
         optimiser = AdamW(
@@ -102,20 +107,26 @@ class SuperLMTrainer:
         state = self.checkpoint.load(model, optimiser)
         if state is None:
             state = {"step": 0, "place": [0, 0], "history": [self._evaluated(0)], "losses": []}
-        steps = range(state["step"], section.steps)
+        left_out = 0
         windows = self.windows.training(*state["place"])
-        with torch.random.fork_rng(), self.narrator.loop(what, section.steps) as progress:
-            for step in steps:
+        with self._own_rng(), self.narrator.loop(what, section.steps) as progress:
+            for step in range(state["step"], section.steps):
                 torch.manual_seed(self._drawn(step))
                 for group in optimiser.param_groups:
                     group["lr"] = section.learning_rate * _rate(step, section.steps, section.warmup_fraction)
                 self.losses.progress = step / section.steps
                 batches, state["place"] = self._batches(windows)
-                losses = self._accumulated(step, batches)
-                if all(map(math.isfinite, losses.values())):
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), section.max_grad_norm)
+                losses, wrong = self._accumulated(step, batches)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), section.max_grad_norm)
+                if wrong is None and not math.isfinite(norm):
+                    wrong = "a sum of the members' gradients"
+                if wrong is None:
                     optimiser.step()
                     state["losses"].append(losses)
+                    left_out = 0
+                else:
+                    left_out += 1
+                    self._leave_out(step, wrong, left_out)
                 optimiser.zero_grad()
                 state["step"] = step + 1
                 self._record(state)
@@ -128,6 +139,14 @@ class SuperLMTrainer:
     @cached_property
     def _extremes(self) -> tuple[Architecture, Architecture, Architecture]:
         return extremes(self.space, self.parameters)
+
+    def _own_rng(self) -> AbstractContextManager[None]:
+        """What is drawn in this block on this rank's device leaves the generators as they were."""
+        device = self.processes.device
+        forked: AbstractContextManager[None] = torch.random.fork_rng(
+            devices=[device] if device.type == "cuda" else []
+        )
+        return forked
 
     def _drawn(self, step: int) -> int:
         """The seed of a step on this rank."""
@@ -154,14 +173,17 @@ class SuperLMTrainer:
             batch["input_ids"], batch["labels"] = self.masking(ids, batch["attention_mask"])
         return {name: tensor.to(self.processes.device) for name, tensor in batch.items()}
 
-    def _accumulated(self, step: int, batches: Sequence[dict[str, Tensor]]) -> dict[str, float]:
-        """Backpropagate a step's members into the shared gradients; the losses by size, over all ranks.
+    def _accumulated(
+        self, step: int, batches: Sequence[dict[str, Tensor]]
+    ) -> tuple[dict[str, float], str | None]:
+        """Backpropagate a step's members into the shared gradients.
 
-        The gradients are dropped where a loss is not finite.
+        Returns:
+            The losses by size, over all ranks, and what of the first wrong member is not finite, or None.
         """
         members = self._members(step)
         counts = self._counts(batches, members[0])
-        totals = torch.zeros(len(members), device=self.processes.device)
+        totals = torch.zeros(len(members), 2, device=self.processes.device)
         for batch in batches:
             signals = self._teacher_signals(batch)
             for place, member in enumerate(members):
@@ -171,10 +193,16 @@ class SuperLMTrainer:
             for parameter in self.superlm.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad = reduce(parameter.grad, "sum")
-        losses = totals.tolist()
-        self._check_finite(step, dict(zip(members, losses, strict=True)))
+        found: list[list[float]] = totals.tolist()
+        wrong = (
+            f"a {what} of {member.key}"
+            for member, values in zip(members, found, strict=True)
+            for what, value in zip(("loss", "gradient"), values, strict=True)
+            if not math.isfinite(value)
+        )
+        losses = [loss for loss, _ in found]
         by_size = {"largest": losses[:1], "smallest": losses[1:2], "random": losses[2:]}
-        return {size: mean(found) for size, found in by_size.items() if found}
+        return {size: mean(each) for size, each in by_size.items() if each}, next(wrong, None)
 
     def _members(self, step: int) -> list[Architecture]:
         largest, _, smallest = self._extremes
@@ -212,6 +240,7 @@ class SuperLMTrainer:
         signals: Mapping[str, Tensor],
         counts: Mapping[str, Tensor],
     ) -> Tensor:
+        """A member's loss on a batch and the norm of its gradients, (2,)."""
         subnet, criterion = self.superlm.subnet(member), self.losses[member]
         with subnet.training():
             with autocast(self.processes.device, self.section.precision):
@@ -219,21 +248,25 @@ class SuperLMTrainer:
                 learned = forward_signals(subnet, capture, batch)
                 loss, _ = criterion(learned, signals, batch, counts)
             loss.backward()
-        found: Tensor = loss.detach()
-        return found
+        return torch.stack([loss.detach(), subnet.gradient_norm])
 
-    def _check_finite(self, step: int, losses: Mapping[Architecture, float]) -> None:
-        for member, loss in losses.items():
-            if math.isfinite(loss):
-                continue
-            if self.section.not_finite == "stop":
-                raise InvalidInput(
-                    "superlm.training",
-                    f"a loss of {member.key} that is not finite, at step {step + 1}",
-                    "it must be finite",
-                    "Lower the learning rate, train in fp32, or leave such steps out with not_finite: skip.",
-                )
-            self.narrator.say(f"  step {step + 1} is left out: the loss of {member.key} is not finite")
+    def _leave_out(self, step: int, wrong: str, in_a_row: int) -> None:
+        """Say that a step is left out, or stop."""
+        if self.section.not_finite == "stop":
+            raise InvalidInput(
+                "superlm.training",
+                f"{wrong} that is not finite, at step {step + 1}",
+                "it must be finite",
+                "Lower the learning rate, train in fp32, or leave such steps out with not_finite: skip.",
+            )
+        if in_a_row == MOST_LEFT_OUT:
+            raise InvalidInput(
+                "superlm.training",
+                f"{wrong} that is not finite, at step {step + 1}",
+                f"{in_a_row} steps in a row were left out: this training won't recover",
+                "Lower the learning rate, or train in fp32, and begin again with --overwrite.",
+            )
+        self.narrator.say(f"  step {step + 1} is left out: {wrong} is not finite")
 
     def _record(self, state: dict[str, Any]) -> None:
         """Put what the steps since the last record were like into the history, when it is time."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from hf_kdnas.distill.capture import Capture, forward_signals
+from hf_kdnas.errors import InvalidInput
 from hf_kdnas.processes import join_processes
 from hf_kdnas.progress import Narrator
 from hf_kdnas.recipe import load_recipe
@@ -18,7 +21,7 @@ from hf_kdnas.superlm.run import SuperLMRun
 OBJECTIVES = [
     "{relations: {loss: mse}}",
     "{relations: {}}",
-    "{relations: {softmax: false}, hidden: {layers: last}}",
+    "{hidden: {layers: last}}",
     "{attention: {softmax: true}}",
 ]
 
@@ -54,15 +57,19 @@ def test_losses_are_those_of_students_on_their_own(make_run, objectives) -> None
     assert found == pytest.approx([own_loss(run, superlm, member) for member in members], rel=1e-6)
 
 
-def test_a_ranking_goes_on_with_what_is_known(make_run, monkeypatch, tmp_path) -> None:
+def test_members_are_compared_by_relations_alone(make_run) -> None:
+    """Not by the sum with hidden states, nor by a weight that is 0 when the training begins."""
     run, superlm = make_run(OBJECTIVES[0])
-    space, folder = run.plan.spaces["wide"], tmp_path / "ranking"
-    first, *others = space
-    write_json(folder / "losses-1.json", {first.key: 0.25})
-    monkeypatch.setattr(ranking, "TOGETHER", 2)
-    members = ranking.rank_space(
+    both, _ = make_run("{relations: {loss: mse, weight: {from: 0.0, to: 3.0}}, hidden: {weight: 5.0}}")
+    members = list(run.plan.spaces["wide"])
+    found = both.held_out.mean_losses(superlm, members)
+    assert found == pytest.approx(run.held_out.mean_losses(superlm, members), rel=1e-6)
+
+
+def ranked(run: SuperLMRun, superlm: SuperLM, folder: Path) -> list[ranking.Member]:
+    return ranking.rank_space(
         "wide",
-        space,
+        run.plan.spaces["wide"],
         superlm,
         run.held_out,
         folder,
@@ -71,6 +78,25 @@ def test_a_ranking_goes_on_with_what_is_known(make_run, monkeypatch, tmp_path) -
         processes=run.processes,
         narrator=Narrator(False),
     )
+
+
+def test_a_superlm_of_no_finite_losses_is_not_ranked(make_run, tmp_path) -> None:
+    run, superlm = make_run(OBJECTIVES[0])
+    with torch.no_grad():
+        next(superlm.model.parameters()).fill_(torch.nan)
+    with pytest.raises(
+        InvalidInput, match=r"superlm\.spaces\.wide.*loss of 2L-24H-64F-4A-gelu that is not fin"
+    ):
+        ranked(run, superlm, tmp_path / "ranking")
+
+
+def test_a_ranking_goes_on_with_what_is_known(make_run, monkeypatch, tmp_path) -> None:
+    run, superlm = make_run(OBJECTIVES[0])
+    space, folder = run.plan.spaces["wide"], tmp_path / "ranking"
+    first, *others = space
+    write_json(folder / "losses-1.json", {first.key: 0.25})
+    monkeypatch.setattr(ranking, "TOGETHER", 2)
+    members = ranked(run, superlm, folder)
     losses = {member.architecture: member.loss for member in members}
     assert losses.pop(first) == 0.25
     assert losses == dict(zip(others, run.held_out.mean_losses(superlm, others), strict=True))

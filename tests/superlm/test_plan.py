@@ -39,6 +39,14 @@ REFUSED = {
         ["superlm.relation_heads=5"],
         r"superlm\.relation_heads: got 5; must divide the attention width.*allowed are 1, 2, 4, 8",
     ),
+    "relation heads of the objective itself that don't divide": (
+        ["superlm.relation_heads=null", "superlm.objectives.relations.relation_heads=16"],
+        r"superlm\.relation_heads: got 16; must divide the attention width.*does not divide 24",
+    ),
+    "relation heads that are no number": (
+        ["superlm.objectives.relations.relation_heads=many"],
+        r"superlm\.relation_heads: got 'many'; must divide",
+    ),
     "a signal that needs a map of its own": (
         ["superlm.objectives={hidden: {}}", "superlm.initialisation=random"],
         r"superlm\.objectives: got 'hidden'; no map can be learned or searched",
@@ -49,7 +57,7 @@ REFUSED = {
     ),
     "an objective of single students": (
         ["superlm.objectives={direct_relations: {}}"],
-        r"superlm\.objectives: got 'direct_relations'; a SuperLM learns from relations, hidden, atten",
+        r"superlm\.objectives: got 'direct_relations'; a SuperLM learns from relations, attention, hidden, ",
     ),
     "nothing to rank by": (
         ["superlm.objectives={mlm: {}}"],
@@ -66,6 +74,19 @@ REFUSED = {
     "rows of a text that is streamed": (
         ["data.limit=100"],
         r"data\.limit: got 100; the text of a SuperLM is streamed as it is",
+    ),
+    "two columns of text": (
+        ["data.text=[a, b]"],
+        r"data\.text: got \['a', 'b'\]; the text of a SuperLM is one column",
+    ),
+    "a teacher to fine-tune": (
+        ["teacher.fine_tune={epochs: 3}"],
+        r"teacher\.fine_tune: got .*epochs=3.*; a SuperLM learns from the teacher as it is",
+    ),
+    "a tracker": (["report_to=[tensorboard]"], r"report_to: got \['tensorboard'\]; .*history\.json alone"),
+    "the space of a search": (
+        ["space.max_parameters=1000"],
+        r"space: got .*max_parameters=1000.*; the spaces of SuperLMs are superlm\.spaces or",
     ),
     "no section": (["superlm=null"], r"superlm: got 'nothing'; this recipe has no such section"),
 }
@@ -87,8 +108,26 @@ def test_spaces_are_cut_from_the_teacher_where_none_is_named(recipe_file: Path) 
 def test_relations_have_one_number_of_heads_and_the_teachers_last_layer(recipe_file: Path) -> None:
     plan = plan_superlm(load_recipe(str(recipe_file), ["superlm.relation_heads=null"]))
     assert plan.objectives["relations"] == {"loss": "mse", "teacher_layer": 3, "relation_heads": 8}
+    given = ["superlm.relation_heads=null", "superlm.objectives.relations.relation_heads=2"]
+    assert plan_superlm(load_recipe(str(recipe_file), given)).objectives["relations"]["relation_heads"] == 2
     own = plan_superlm(load_recipe(str(recipe_file), ["superlm.objectives.relations.teacher_layer=2"]))
     assert own.objectives["relations"]["teacher_layer"] == 2
+
+
+@pytest.mark.parametrize(
+    ("objectives", "ranked_by"),
+    [
+        ("{hidden: {}, relations: {loss: mse, weight: {from: 0.0, to: 1.0}}}", "relations"),
+        ("{hidden: {}, relations: {weight: 0}, attention: {weight: 2.0}}", "attention"),
+        ("{hidden: {weight: 0.1}}", "hidden"),
+    ],
+)
+def test_members_are_ranked_by_self_attention_alone_whatever_its_weight(
+    recipe_file: Path, objectives: str, ranked_by: str
+) -> None:
+    plan = plan_superlm(load_recipe(str(recipe_file), [f"superlm.objectives={objectives}"]))
+    assert list(plan.ranking_objectives) == [ranked_by]
+    assert "weight" not in plan.ranking_objectives[ranked_by]
 
 
 def test_windows_are_no_longer_than_the_teacher_takes(recipe_file: Path) -> None:

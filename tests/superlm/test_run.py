@@ -18,6 +18,7 @@ from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.processes import join_processes
 from hf_kdnas.recipe import load_recipe
 from hf_kdnas.run import RunFolder
+from hf_kdnas.superlm import trainer as trainer_module
 from hf_kdnas.superlm.plan import plan_superlm
 from hf_kdnas.superlm.run import SuperLMRun
 
@@ -77,6 +78,12 @@ def test_train_rank_and_extract(recipe_file, capsys, tmp_path) -> None:
     assert AutoTokenizer.from_pretrained(target)("the film")["input_ids"]
     assert json.loads((target / "extracted.json").read_text(encoding="utf-8"))["loss"] == smallest["loss"]
 
+    for limit in ("--parameters", "--latency-ms", "--speedup"):
+        assert run("extract", recipe_file, limit, "0") == 2
+        assert "must be above 0" in capsys.readouterr().err
+    assert run("extract", recipe_file, "--output", str(recipe_file)) == 2
+    assert "output: got " in capsys.readouterr().err
+
     # The loss of the ranking is that of the student, run on its own beside the teacher.
     recipe = load_recipe(str(recipe_file))
     again = SuperLMRun(plan_superlm(recipe), RunFolder(tmp_path / "run"), join_processes())
@@ -99,21 +106,85 @@ def test_a_latency_is_measured_before_a_student_is_written(recipe_file, capsys, 
 
 
 def test_what_is_missing_is_said(recipe_file, capsys, tmp_path) -> None:
+    for action in ("rank", "extract"):
+        assert run(action, recipe_file) == 2
+        assert "no SuperLM was trained there. Run kdnas superlm train first" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+    folder = RunFolder(tmp_path / "run")
+    folder.open("", "")
+    SuperLMRun(plan_superlm(load_recipe(str(recipe_file))), folder, join_processes()).keep_settings()
     assert run("rank", recipe_file) == 2
     assert "no trained SuperLM of this space. Run kdnas superlm train first" in capsys.readouterr().err
     assert run("extract", recipe_file) == 2
     assert "nothing is ranked there yet. Run kdnas superlm rank first" in capsys.readouterr().err
 
 
+def test_fewer_held_out_windows_than_asked_for_are_said(recipe_file, capsys, tmp_path) -> None:
+    plan = plan_superlm(load_recipe(str(recipe_file), ["superlm.held_out=5000"]))
+    found = SuperLMRun(plan, RunFolder(tmp_path / "run"), join_processes()).windows.held_out
+    said = f"held-out text is {len(found)} windows of 16 tokens, not the 5000 of superlm.held_out"
+    assert said in capsys.readouterr().err
+
+
 def test_a_superlm_goes_on_with_its_own_settings_alone(recipe_file, capsys, tmp_path) -> None:
     assert run("train", recipe_file) == 0
-    assert run("train", recipe_file, "--seed", "7", "--resume") == 2
-    assert "seed: got 'other settings than those that" in capsys.readouterr().err
+    began = {name: (tmp_path / "run" / name).read_bytes() for name in ("recipe.yaml", "run.json")}
+    for action, *resumed in (("train", "--resume"), ("rank",), ("extract",)):
+        assert run(action, recipe_file, "--seed", "7", *resumed) == 2
+        assert "seed: got 'other settings than those that" in capsys.readouterr().err
+        assert {name: (tmp_path / "run" / name).read_bytes() for name in began} == began
     narrower = "{narrow: {num_hidden_layers: [1], hidden_size: [16], num_attention_heads: [2]}}"
     assert run("train", recipe_file, "--superlm.spaces", narrower, "--resume") == 2
     assert "superlm.spaces: got 'other settings" in capsys.readouterr().err
+    assert run("train", recipe_file, "--superlm.held_out", "5", "--resume") == 2
+    assert "superlm.held_out: got 'other settings" in capsys.readouterr().err
+    assert run("rank", recipe_file, "--data.mlm_probability", "0.3") == 2
+    assert "data.mlm_probability: got 'other settings" in capsys.readouterr().err
     assert run("train", recipe_file, "--superlm.training.save_steps", "1", "--resume") == 0
     assert run("train", recipe_file, "--seed", "7", "--overwrite") == 0
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_no_step(recipe_file, tmp_path, monkeypatch) -> None:
+    """The first save has nothing to replace: killed in the second one, it goes on behind the first."""
+    replace, seen = Path.replace, []
+
+    def killed(source: Path, target: Path) -> Path:
+        seen.append(target)
+        if [each.name for each in seen].count("checkpoint") == 2:
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    assert run("train", recipe_file) == 130
+    monkeypatch.undo()
+    space = tmp_path / "run" / "spaces" / "narrow"
+    assert not (space / "checkpoint").exists()
+    steps = []
+    original = trainer_module.sandwich
+
+    def noting(*arguments, **options):
+        steps.append(options["step"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(trainer_module, "sandwich", noting)
+    assert run("train", recipe_file) == 0
+    assert steps == [2, 3, 0, 1, 2, 3]
+    assert sorted(each.name for each in space.iterdir()) == ["history.json", "start", "superlm"]
+
+
+@pytest.mark.parametrize("initialisation", ["slice", "project"])
+def test_a_superlm_starts_from_the_layers_that_the_recipe_names(
+    recipe_file, initialisation, tmp_path
+) -> None:
+    settings = ["superlm.layers=last", f"superlm.initialisation={initialisation}"]
+    plan = plan_superlm(load_recipe(str(recipe_file), settings))
+    begun = SuperLMRun(plan, RunFolder(tmp_path / "run"), join_processes())
+    begun._prepare()
+    teacher, start = begun.teacher, begun._load(begun.folder / "spaces" / "narrow" / "start")
+    assert [teacher.config.num_hidden_layers, start.config.num_hidden_layers] == [3, 2]
+    for mine, theirs in zip(start.encoder.layer, teacher.encoder.layer[1:], strict=True):
+        # Biases of the first map of a feed-forward network are neither projected nor fitted.
+        assert torch.equal(mine.intermediate.dense.bias, theirs.intermediate.dense.bias[:32])
 
 
 def test_nothing_is_trained_twice(recipe_file, tmp_path) -> None:

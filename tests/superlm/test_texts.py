@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
@@ -79,6 +80,23 @@ def test_held_out_text_without_a_window_is_refused(texts, tiny_tokenizer) -> Non
     (texts / "text.validation.txt").write_text("the film", encoding="utf-8")
     with pytest.raises(InvalidInput, match="held-out text is too short"):
         windows(tiny_tokenizer, texts / "text")
+
+
+def test_rows_without_text_are_left_out(texts, tiny_tokenizer) -> None:
+    lines = [None, *(texts / "text.train.txt").read_text(encoding="utf-8").splitlines()]
+    lines.insert(5, None)
+    for split in ("train", "validation"):
+        rows = "\n".join(json.dumps({"text": line}) for line in lines)
+        (texts / f"rows.{split}.jsonl").write_text(rows, encoding="utf-8")
+    found = one_epoch(windows(tiny_tokenizer, texts / "rows"))
+    assert sorted(found) == sorted(one_epoch(windows(tiny_tokenizer, texts / "text")))
+
+
+def test_a_text_that_is_held_out_as_a_whole_is_refused(texts, tiny_tokenizer) -> None:
+    with pytest.raises(
+        InvalidInput, match=r"superlm\.held_out: got 500; the text is \d+ windows of 8 tokens, and none"
+    ):
+        windows(tiny_tokenizer, texts / "text", reporting_split=None, held_out=500)
 
 
 def test_columns_and_splits_that_are_not_there_are_refused(texts, tiny_tokenizer) -> None:

@@ -168,15 +168,42 @@ def test_steps_with_such_a_loss_are_left_out_on_request(make_trainer, monkeypatc
     before = weights(trainer)
     history = trainer.run("wide")
     assert all(torch.equal(weight, before[name]) for name, weight in weights(trainer).items())
-    assert f"step 2 is left out: the loss of {largest.key} is not finite" in capsys.readouterr().err
+    assert f"step 2 is left out: a loss of {largest.key} is not finite" in capsys.readouterr().err
     assert history[-1]["training"] == {}
 
 
-def _broken(criterion):
+@pytest.mark.parametrize("member", [Architecture(3, 32, 4, 64), Architecture(2, 24, 4, 64)], ids=str)
+def test_a_gradient_that_is_not_finite_behind_a_finite_loss_is_found(
+    make_trainer, member, monkeypatch
+) -> None:
+    trainer = make_trainer()
+    monkeypatch.setitem(trainer.losses._made, member, _broken(trainer.losses[member], _steep))
+    before = weights(trainer)
+    with pytest.raises(InvalidInput, match=rf"a gradient of {member.key} that is not finite, at step 1"):
+        trainer.run("wide")
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(trainer).items())
+
+
+def test_a_training_that_leaves_every_step_out_stops(make_trainer, monkeypatch) -> None:
+    trainer = make_trainer(not_finite="skip", steps=20)
+    largest = trainer._extremes[0]
+    monkeypatch.setitem(trainer.losses._made, largest, _broken(trainer.losses[largest], _steep))
+    before = weights(trainer)
+    with pytest.raises(InvalidInput, match=r"at step 10'; 10 steps in a row were left out"):
+        trainer.run("wide")
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(trainer).items())
+
+
+def _steep(loss: torch.Tensor) -> torch.Tensor:
+    """The same loss, with a gradient that is not finite."""
+    return loss + 0 * (loss - loss.detach()).sqrt()
+
+
+def _broken(criterion, change=lambda loss: loss * float("nan")):
     class Broken(type(criterion)):
         def forward(self, *arguments):
             loss, terms = super().forward(*arguments)
-            return loss * float("nan"), terms
+            return change(loss), terms
 
     criterion.__class__ = Broken
     return criterion

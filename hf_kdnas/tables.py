@@ -155,7 +155,10 @@ def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
                 f"columns are {', '.join(split.column_names)}",
                 "Choose one of these.",
             )
-    columns = {column: list(split[column]) for _, column in wanted}
+    names = list(dict.fromkeys(column for _, column in wanted))
+    # As Arrow's columns: a split's own are read row by row, which takes ten times as long.
+    found = split.select_columns(names).with_format("arrow")[:]
+    columns = {column: found[column].to_pylist() for column in names}
     kept = [row for row in range(len(split)) if all(columns[name][row] in where[name] for name in where)]
     if not kept:
         raise InvalidInput(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
+from accelerate.utils import patch_environment
 from transformers import PrinterCallback, TrainerCallback
 
 from hf_kdnas.distill.arguments import DistillationArguments, training_arguments
@@ -59,7 +61,7 @@ def train(
         masking: Hides tokens of the rows.
         narrator: Tells how it goes on.
         what: Names the model there and in trackers.
-        report_to: Trackers.
+        report_to: Trackers; TensorBoard's files are beside the checkpoints, in `logs`.
     """
     arguments = shared_arguments(
         section,
@@ -70,9 +72,10 @@ def train(
         report_to=list(report_to),
         run_name=what,
     )
-    trainer = DistillationTrainer(
-        model, arguments, teacher, projection=projection, masking=masking, train_dataset=list(rows)
-    )
+    with logging_to(checkpoints.parent / "logs" / checkpoints.stem, arguments):
+        trainer = DistillationTrainer(
+            model, arguments, teacher, projection=projection, masking=masking, train_dataset=list(rows)
+        )
     run_trainer(trainer, checkpoints, narrator, what)
     if PartialState().is_main_process:
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -99,6 +102,24 @@ def shared_arguments(section: TrainingSection, checkpoints: Path, **extra: Any) 
             f"Choose a multiple of {ranks}, or another number of processes.",
         )
     return training_arguments(section, checkpoints, per_device_train_batch_size=per_device, **extra)
+
+
+@contextmanager
+def logging_to(folder: Path, arguments: DistillationArguments) -> Iterator[None]:
+    """Let TensorBoard write to a folder that outlives the checkpoints.
+
+    For a trainer that is made meanwhile: Transformers 4.57 has an argument for it, 5 a variable of the
+    environment. What the user says by either is left.
+
+    Args:
+        folder: Where to.
+        arguments: The trainer's.
+    """
+    folder = Path(os.environ.get("TENSORBOARD_LOGGING_DIR", folder))
+    if str(getattr(arguments, "logging_dir", "")).startswith(str(arguments.output_dir)):
+        arguments.logging_dir = str(folder)
+    with patch_environment(tensorboard_logging_dir=folder):
+        yield
 
 
 def run_trainer(trainer: DistillationTrainer, checkpoints: Path, narrator: Narrator, what: str) -> None:

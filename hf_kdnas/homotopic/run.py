@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import patch_environment
 from safetensors.torch import load_file
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator, spread_rows
 from hf_kdnas.distill.trainer import last_checkpoint
-from hf_kdnas.distill.training import run_trainer, shared_arguments
+from hf_kdnas.distill.training import logging_to, run_trainer, shared_arguments
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.homotopic.compaction import SCORES, TEACHER_UNITS, Compaction, compact
@@ -33,7 +30,7 @@ from hf_kdnas.slicing import move_to, slice_student
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import PreTrainedModel
 
     from hf_kdnas.distill.signals import TeacherSignals
     from hf_kdnas.homotopic.schedule import Segment
@@ -193,7 +190,7 @@ class HomotopicDistillation:
         )
         if arguments.torch_compile:
             torch.compiler.reset()  # every shape is compiled anew, of which few are allowed
-        with _logging_to(self.logs or folder.with_name("logs"), arguments):
+        with logging_to(self.logs or folder.with_name("logs"), arguments):
             trainer = HomotopicTrainer(
                 student,
                 arguments,
@@ -286,20 +283,6 @@ class HomotopicDistillation:
         )
         student.config.name_or_path = ""
         return student
-
-
-@contextmanager
-def _logging_to(folder: Path, arguments: TrainingArguments) -> Iterator[None]:
-    """Let TensorBoard write to a folder that outlives the checkpoints.
-
-    For a trainer that is made meanwhile: Transformers 4.57 has an argument for it, 5 a variable of the
-    environment. What the user says by either is left.
-    """
-    folder = Path(os.environ.get("TENSORBOARD_LOGGING_DIR", folder))
-    if str(getattr(arguments, "logging_dir", "")).startswith(str(arguments.output_dir)):
-        arguments.logging_dir = str(folder)
-    with patch_environment(tensorboard_logging_dir=folder):
-        yield
 
 
 def _step(checkpoint: Path) -> int:

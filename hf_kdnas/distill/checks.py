@@ -47,6 +47,13 @@ def check_teacher(
             f"the objectives need {', '.join(sorted(missing))} as well",
             "Build the signals with all names in DistillationCriterion.teacher_signals.",
         )
+    if live is not None and not {*student.parameters()}.isdisjoint(live.parameters()):
+        raise InvalidInput(
+            "teacher",
+            type(live).__name__,
+            "it is frozen, and shares weights with the student",
+            "Give models of their own: copy.deepcopy(teacher), or slice_student(teacher, architecture).",
+        )
     source = cached if cached is not None else cast("PreTrainedModel", live).config
     if source.vocab_size != student.config.vocab_size:
         raise InvalidInput(

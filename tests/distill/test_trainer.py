@@ -619,6 +619,11 @@ def test_a_layer_that_does_not_exist_is_refused(teacher, make_student, arguments
         )
 
 
+def test_a_teacher_that_shares_weights_is_refused(teacher, arguments):
+    with pytest.raises(InvalidInput, match=r"frozen, and shares weights with the student.*deepcopy"):
+        DistillationTrainer(teacher, arguments(), teacher, train_dataset=rows_of(8))
+
+
 def test_objectives_without_a_teacher_are_refused(make_student, arguments):
     with pytest.raises(InvalidInput, match=r"the objectives need its hidden\.1, hidden\.2"):
         DistillationTrainer(make_student(), arguments(objectives={"hidden": {}}), train_dataset=rows_of(8))

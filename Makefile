@@ -64,6 +64,7 @@ docs: setup ## Make the recipe reference, the benchmarks page and the example ca
 	$(BIN)/python docs/generate_recipe_reference.py
 	$(BIN)/python docs/generate_example_card.py
 	$(BIN)/python docs/generate_benchmarks.py
+	$(BIN)/python docs/generate_layer_maps.py
 
 bench: setup ## Run the benchmarks in their quick form
 	@set -e; for benchmark in $(filter-out $(SHARED:%=benchmarks/%.py),$(sort $(wildcard benchmarks/*.py))); do $(BIN)/python $$benchmark --quick $(ARGS); done

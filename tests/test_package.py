@@ -119,6 +119,7 @@ def test_every_dependency_has_its_reason() -> None:
         ("generate_recipe_reference", "reference"),
         ("generate_example_card", "example"),
         ("generate_benchmarks", "benchmarks"),
+        ("generate_layer_maps", "picture"),
     ],
 )
 def test_generated_pages_are_up_to_date(script: str, page: str) -> None:

@@ -234,3 +234,48 @@ def test_two_ranks_train_and_rank_as_one_does(recipe_file, tmp_path, tiny_bert_c
     assert other_losses == pytest.approx(losses, rel=1e-3)
     kept = {path.name for path in (tmp_path / "two" / "spaces" / "wide").glob("ranking-*/losses-*.json")}
     assert kept == {"losses-0.json", "losses-1.json"}
+
+
+# A launch whose second rank kills itself within a step.
+DYING = """
+import os, signal, sys
+from hf_kdnas import cli
+from hf_kdnas.superlm.trainer import SuperLMTrainer
+
+backward, seen = SuperLMTrainer._backward, []
+
+def dying(*arguments):
+    seen.append(1)
+    if os.environ["RANK"] == "1" and len(seen) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return backward(*arguments)
+
+SuperLMTrainer._backward = dying
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_within_a_step_loses_nothing(recipe_file, tmp_path) -> None:
+    script = tmp_path / "dying.py"
+    script.write_text(DYING, encoding="utf-8")
+    train = ["superlm", "train", "--config", str(recipe_file), "--superlm.training.save_steps", "1"]
+
+    def two_ranks(name: str, *, dies: bool = False) -> int:
+        command = [*TWO_RANKS[:-2], str(script), "10"] if dies else TWO_RANKS
+        to = ["--output_dir", str(tmp_path / name)]
+        here = str(Path(cli.__file__).parents[1])
+        return launch(command, *train, *to, ACCELERATE_USE_CPU="true", PYTHONPATH=here).returncode
+
+    assert two_ranks("whole") == 0
+    assert two_ranks("killed", dies=True) != 0
+    kept = tmp_path / "killed" / "spaces" / "narrow" / "checkpoint" / "state.json"
+    assert json.loads(kept.read_text(encoding="utf-8"))["step"] > 0
+    assert two_ranks("killed") == 0
+    for space in ("narrow", "wide"):
+        whole, resumed = (
+            load_file(tmp_path / name / "spaces" / space / "superlm" / "model.safetensors")
+            for name in ("whole", "killed")
+        )
+        for name, weight in whole.items():
+            torch.testing.assert_close(resumed[name], weight, rtol=0, atol=0)

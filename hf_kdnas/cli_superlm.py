@@ -24,6 +24,12 @@ def add_superlm(superlm: argparse.ArgumentParser) -> None:
     )
     rank.set_defaults(run=_rank)
     add_recipe(rank, "that of the training")
+    rank.add_argument(
+        "--by",
+        choices=("parameters", "flops"),
+        default="parameters",
+        help="cost that the members shown are the best for (%(default)s)",
+    )
     extract = actions.add_parser(
         "extract", help="write the best member within a budget as a student's folder", allow_abbrev=False
     )
@@ -81,14 +87,14 @@ def _rank(options: argparse.Namespace) -> None:
     recipe = read_recipe(options)
     from hf_kdnas import superlm_workflows
     from hf_kdnas.processes import leave_processes
-    from hf_kdnas.superlm.ranking import best_by_size
+    from hf_kdnas.superlm.ranking import best_by
 
     try:
         members = superlm_workflows.rank_superlms(recipe)
     finally:
         leave_processes()
-    print(f"{len(members)} members; those that no smaller one beats:")
-    for member in best_by_size(members):
+    print(f"{len(members)} members; those that no cheaper one beats:")
+    for member in best_by(options.by, members):
         size, flops = f"{member.parameters / 1e6:.1f} M", f"{member.flops / 1e9:.2f} GFLOPs"
         print(
             f"  {member.architecture.key:30}  {size:>8}  {flops:>13}  loss {member.loss:.4g}  {member.space}"

@@ -21,7 +21,7 @@ from hf_kdnas.results import full_path, teacher_source
 from hf_kdnas.run import RunFolder, read_json, require_writable, write_json
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.superlm.plan import plan_superlm
-from hf_kdnas.superlm.ranking import best_by_size, within
+from hf_kdnas.superlm.ranking import best_by, within
 from hf_kdnas.superlm.run import SETTINGS, SuperLMRun
 from hf_kdnas.superlm_proxy import ProxyTrial
 from hf_kdnas.tasks.base import source
@@ -178,7 +178,7 @@ def _origin(run: SuperLMRun, folder: Path, member: Member, ranking: list[Member]
         "head": plan.head,
         "members": len(ranking),
         "rank": 1 + sum(each.loss < member.loss for each in ranking),
-        "front": [each.as_dict() for each in best_by_size(ranking)],
+        "front": [each.as_dict() for each in best_by("parameters", ranking)],
         "objectives": plan.objectives,
         "training": asdict(plan.section.training),
         "task": {"dataset": full_path(source(recipe.data))},

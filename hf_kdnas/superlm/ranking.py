@@ -57,6 +57,10 @@ class Member:
         return cls(**{**values, "architecture": Architecture.parse(values["architecture"])})
 
 
+# What a member costs, known without measuring it.
+COSTS = ("parameters", "flops")
+
+
 def within(members: Sequence[Member], *, parameters: int | None, flops: int | None) -> list[Member]:
     """The members that cost no more than this, by loss, the best first.
 
@@ -69,7 +73,7 @@ def within(members: Sequence[Member], *, parameters: int | None, flops: int | No
         InvalidInput: If there is none: says what the smallest costs.
     """
     fitting = sorted(members, key=lambda member: (member.loss, member.parameters))
-    for name, limit in (("parameters", parameters), ("flops", flops)):
+    for name, limit in zip(COSTS, (parameters, flops), strict=True):
         if limit is None:
             continue
         smallest = min(fitting, key=lambda member: getattr(member, name))
@@ -84,9 +88,14 @@ def within(members: Sequence[Member], *, parameters: int | None, flops: int | No
     return fitting
 
 
-def best_by_size(members: Sequence[Member]) -> list[Member]:
-    """The Pareto front of loss and parameters, from the smallest to the best."""
-    return pareto_front(members, lambda member: (-member.loss, member.parameters))
+def best_by(cost: str, members: Sequence[Member]) -> list[Member]:
+    """The Pareto front of loss and a cost, from the cheapest to the best.
+
+    Args:
+        cost: One of COSTS.
+        members: Any members.
+    """
+    return pareto_front(members, lambda member: (-member.loss, getattr(member, cost)))
 
 
 def rank_space(

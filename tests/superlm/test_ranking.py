@@ -6,7 +6,7 @@ import pytest
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.superlm.ranking import Member, best_by_size, within
+from hf_kdnas.superlm.ranking import Member, best_by, within
 
 SMALL, MIDDLE, LARGE, WORSE = (
     Member("one", Architecture(1, 16, 2, 32), 3.0, 100, 10),
@@ -31,8 +31,14 @@ def test_a_budget_below_the_smallest_member_is_refused() -> None:
 
 
 def test_the_front_leaves_out_what_is_beaten_in_both() -> None:
-    assert best_by_size(MEMBERS) == [SMALL, MIDDLE, LARGE]
-    assert best_by_size([WORSE]) == [WORSE]
+    assert best_by("parameters", MEMBERS) == [SMALL, MIDDLE, LARGE]
+    assert best_by("parameters", [WORSE]) == [WORSE]
+
+
+def test_the_front_is_one_of_the_cost_that_is_asked_for() -> None:
+    wide = Member("two", Architecture(1, 32, 4, 64), 1.5, 500, 15)
+    assert best_by("flops", [*MEMBERS, wide]) == [SMALL, wide, LARGE]
+    assert wide not in best_by("parameters", [*MEMBERS, wide])
 
 
 def test_a_member_comes_back_from_json() -> None:

@@ -59,6 +59,8 @@ def test_train_rank_and_extract(recipe_file, capsys, tmp_path) -> None:
     assert run("rank", recipe_file) == 0
     out = capsys.readouterr().out
     assert out.startswith("8 members")
+    assert run("rank", recipe_file, "--by", "flops") == 0
+    assert capsys.readouterr().out.startswith("8 members")
     ranking = json.loads((tmp_path / "run" / "ranking.json").read_text(encoding="utf-8"))
     assert [each["loss"] for each in ranking] == sorted(each["loss"] for each in ranking)
     assert {each["space"] for each in ranking} == {"narrow", "wide"}

@@ -237,7 +237,7 @@ def _own_file_text(results: Mapping[str, Any]) -> str:
     else:
         return ""
     return (
-        f"Its shape kept to that when the search measured it; its own file, measured again, came out at "
+        "Its shape kept to that when it was measured first; its own file, measured again, came out at "
         f"{measured}: a machine that was busy one of the two times, or a shape at the limit."
     )
 

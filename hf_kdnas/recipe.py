@@ -57,6 +57,9 @@ class TrainingSection:
     warmup_fraction: float = option(0.06, "part of the steps with a rising learning rate", least=0, most=1)
     weight_decay: float = option(0.01, "AdamW's weight decay", least=0)
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm", above=0)
+    dropout: float | None = option(
+        None, "probability of dropout during this training; null: as the model's config says", least=0, most=1
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "arithmetic of the forward pass; auto is bf16 where the hardware computes in it, else fp32"
     )

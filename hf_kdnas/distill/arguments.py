@@ -42,6 +42,7 @@ class DistillationArguments(TrainingArguments):
             a dict or the JSON of one, afterwards a dict. None means logits and hidden.
         teacher_dtype: What a live teacher computes in: `auto` (as the student), `float32`, `bfloat16` or
             `float16`.
+        dropout: Probability of dropout in the student while it is trained; None leaves its config's.
 
     Raises:
         InvalidInput: If an objective or one of its options is unknown, or an argument asks for
@@ -60,6 +61,10 @@ class DistillationArguments(TrainingArguments):
             "help": "What a live teacher computes in: auto (as the student), float32, bfloat16, float16."
         },
     )
+    dropout: float | None = field(
+        default=None,
+        metadata={"help": "Dropout of the student while it is trained, instead of its config's."},
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: signals and indices are such columns."}
     )
@@ -75,6 +80,8 @@ class DistillationArguments(TrainingArguments):
                 f"dtypes are auto, {', '.join(TEACHER_DTYPES)}",
                 "Choose one of these.",
             )
+        if self.dropout is not None and not 0 <= self.dropout <= 1:
+            raise InvalidInput("dropout", self.dropout, "must be from 0 to 1", "Change it.")
         self._refuse()
         super().__post_init__()
         self._check_checkpointing()
@@ -152,6 +159,7 @@ def training_arguments(section: TrainingSection, output_dir: Path, **extra: Any)
         "warmup_ratio" if "warmup_ratio" in known else "warmup_steps": section.warmup_fraction,
         "weight_decay": section.weight_decay,
         "max_grad_norm": section.max_grad_norm,
+        "dropout": section.dropout,
         "gradient_accumulation_steps": section.gradient_accumulation_steps,
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",

@@ -17,6 +17,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler, spread_rows
+from hf_kdnas.distill.dropout import set_dropout
 from hf_kdnas.precision import autocast, teacher_precision
 from hf_kdnas.slicing import move_to
 
@@ -64,6 +65,7 @@ def train_alone(
         Each term of the loss by name, its mean over the steps of the last epoch.
     """
     move_to(student, device)
+    set_dropout(student, section.dropout)
     criterion.to(device)
     parameters = [*student.parameters(), *criterion.parameters()]
     optimiser = torch.optim.AdamW(

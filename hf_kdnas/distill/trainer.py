@@ -30,6 +30,7 @@ from hf_kdnas.distill.checks import (
 )
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import LABELS, DistillationCollator, EpochOrder, LengthGroupedSampler, spread_rows
+from hf_kdnas.distill.dropout import set_dropout
 from hf_kdnas.distill.learned import load_learned, save_learned
 from hf_kdnas.distill.ranks import leave_out_unused
 from hf_kdnas.distill.signals import TeacherSignals
@@ -139,6 +140,7 @@ class DistillationTrainer(Trainer):
         check_teacher(student, self.teacher, self._cached, criterion.teacher_signals)
         if not getattr(self.args, CHECKPOINTING):
             refuse_reentrant(student)
+        set_dropout(student, self.args.dropout)
         self._student = student
         self.criterion = criterion.to(self.args.device)
         self._student_capture = Capture(student, criterion.student_signals)

@@ -21,6 +21,7 @@ from hf_kdnas.recipe import TrainingSection
         ({"fsdp": "full_shard"}, "hooks need whole layers"),
         ({"deepspeed": {"zero_optimization": {}}}, "hooks need whole layers"),
         ({"label_smoothing_factor": 0.1}, "the teacher softens"),
+        ({"dropout": 1.5}, "must be from 0 to 1"),
         ({"teacher_dtype": "fp16"}, "dtypes are auto, float32, bfloat16, float16"),
         ({f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}}, "use_reentrant: False"),
     ],

@@ -1,0 +1,30 @@
+"""Dropout of a model that is trained, whatever its config says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def set_dropout(model: nn.Module, probability: float | None) -> None:
+    """Set the probability of dropout in every place of a model that has one.
+
+    A teacher's answers are the same for the same text: a student learns them better from all of its units
+    than from those that are left, the more so the smaller it is (after function matching without noise,
+    Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"). The config
+    keeps what it says, for whoever trains the model later.
+
+    Args:
+        model: Changed in place.
+        probability: 0 for none; None leaves the model's own.
+    """
+    if probability is None:
+        return
+    module: Any
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        # Transformers 4.57's attention by SDPA keeps a number of its own.
+        if hasattr(module, "dropout_prob"):
+            module.dropout_prob = probability

@@ -54,6 +54,11 @@ def arms(cells: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         student["retained"] = cell["retained"]
         student["seconds"] = cell["seconds"]["search"] + cell["seconds"]["finalists"]
         found.setdefault(f"searched, {arm}", []).append(student)
+        if eight := student.get("int8"):
+            retained = eight["quality"] / cell["teacher"]["quality"]
+            found.setdefault(f"searched, {arm}, in INT8", []).append(
+                {**student, **eight, "retained": retained}
+            )
         for baseline in cell["baselines"]:
             retained = baseline["quality"] / cell["teacher"]["quality"]
             found.setdefault(baseline["name"], []).append({**baseline, "retained": retained})

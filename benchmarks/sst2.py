@@ -84,19 +84,19 @@ def main() -> None:
                 f"seed-{seed}/{aim:g}x",
                 lambda seed=seed, folder=folder, aim=aim: run(folder / f"{aim:g}x", seed, aim, [], overrides),
             )
-        if not options.quick:
-            benchmark.cell(
-                f"seed-{seed}/at random, {RANDOM_AT:g}x",
-                lambda seed=seed, folder=folder: run(
-                    folder / "random", seed, RANDOM_AT, [], [*overrides, "search.sampler=random"]
-                ),
-            )
         if first and not options.quick:
             slowest = min(first["baselines"], key=lambda each: each["speedup"])
             benchmark.cell(
                 f"seed-{seed}/as fast as {slowest['name']}",
                 lambda seed=seed, folder=folder, slowest=slowest: run(
                     folder / "as-fast", seed, slowest["speedup"], [], overrides
+                ),
+            )
+        if not options.quick:
+            benchmark.cell(
+                f"seed-{seed}/at random, {RANDOM_AT:g}x",
+                lambda seed=seed, folder=folder: run(
+                    folder / "random", seed, RANDOM_AT, [], [*overrides, "search.sampler=random"]
                 ),
             )
     found = arms(benchmark.cells)

@@ -10,6 +10,7 @@ from hf_kdnas.cli_recipe import Parser, add_recipe, add_run, printed, read_recip
 from hf_kdnas.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from hf_kdnas.superlm.ranking import Member
     from hf_kdnas.superlm_proxy import Proxy
 
 
@@ -26,9 +27,9 @@ def add_superlm(superlm: argparse.ArgumentParser) -> None:
     add_recipe(rank, "that of the training")
     rank.add_argument(
         "--by",
-        choices=("parameters", "flops"),
+        choices=("parameters", "flops", "latency"),
         default="parameters",
-        help="cost that the members shown are the best for (%(default)s)",
+        help="cost that the members shown are the best for (%(default)s); latency measures them",
     )
     extract = actions.add_parser(
         "extract", help="write the best member within a budget as a student's folder", allow_abbrev=False
@@ -91,14 +92,20 @@ def _rank(options: argparse.Namespace) -> None:
 
     try:
         members = superlm_workflows.rank_superlms(recipe)
+        front: dict[Member, dict[str, float]]
+        if options.by == "latency":
+            front = superlm_workflows.front_by_latency(recipe)
+        else:
+            front = {member: {} for member in best_by(options.by, members)}
     finally:
         leave_processes()
     print(f"{len(members)} members; those that no cheaper one beats:")
-    for member in best_by(options.by, members):
-        size, flops = f"{member.parameters / 1e6:.1f} M", f"{member.flops / 1e9:.2f} GFLOPs"
-        print(
-            f"  {member.architecture.key:30}  {size:>8}  {flops:>13}  loss {member.loss:.4g}  {member.space}"
-        )
+    for member, latency in front.items():
+        costs = [f"{member.parameters / 1e6:.1f} M", f"{member.flops / 1e9:.2f} GFLOPs"]
+        if latency:
+            costs += [f"{latency['latency_ms']:.2f} ms", f"{latency['speedup']:.2f}x"]
+        shown = "".join(f"{cost:>13}" for cost in costs)
+        print(f"  {member.architecture.key:30}{shown}  loss {member.loss:.4g}  {member.space}")
 
 
 def _extract(options: argparse.Namespace) -> None:

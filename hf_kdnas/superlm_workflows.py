@@ -14,6 +14,7 @@ from hf_kdnas.latency.export import get_exporter
 from hf_kdnas.latency.shape import export_shape
 from hf_kdnas.latency.store import LatencyStore
 from hf_kdnas.latency.target import LatencyTarget
+from hf_kdnas.pareto import pareto_front
 from hf_kdnas.processes import from_first, join_processes
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.resources import cache_dir
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from accelerate import PartialState
 
+    from hf_kdnas.latency.measure import LatencyReport
     from hf_kdnas.recipe import Recipe
     from hf_kdnas.superlm.plan import SuperLMPlan
     from hf_kdnas.superlm.ranking import Member
@@ -98,6 +100,32 @@ def rank_superlms(recipe: Recipe) -> list[Member]:
     return _trained(recipe).rank()
 
 
+def front_by_latency(recipe: Recipe) -> dict[Member, dict[str, float]]:
+    """The Pareto front of held-out loss and latency over the members that are ranked.
+
+    The members of the front that a predictor sees are measured; those stay that no other one of them beats.
+
+    Args:
+        recipe: The recipe that the SuperLMs were trained by.
+
+    Returns:
+        `latency_ms` and `speedup` over the teacher of each, from the fastest to the best. On other ranks
+        than the first, an empty dict.
+
+    Raises:
+        InvalidInput: If nothing is ranked yet.
+    """
+    run = _trained(recipe)
+    members = _ranking(run)
+    if not run.processes.is_main_process:
+        return {}
+    latencies = _latencies(run)
+    ratios = latencies.predicted([member.architecture for member in members], recipe.seed)
+    likely = pareto_front(members, lambda member: (-member.loss, ratios[member.architecture]))
+    front = pareto_front(likely, lambda member: (-member.loss, latencies(member.architecture).ratio))
+    return {member: _measured(latencies(member.architecture)) for member in front}
+
+
 def extract_student(
     recipe: Recipe,
     to: Path | None,
@@ -127,14 +155,7 @@ def extract_student(
         InvalidInput: If nothing is ranked yet, no member keeps to the budget, or the task can't be used.
     """
     run = _trained(recipe)
-    members = ranking = run.ranking()
-    if not members:
-        raise InvalidInput(
-            "superlm",
-            recipe.output_dir,
-            "nothing is ranked there yet",
-            "Run kdnas superlm rank first, with the same recipe.",
-        )
+    members = ranking = _ranking(run)
     if architecture is not None:
         members = [member for member in members if member.architecture.key == architecture]
         if not members:
@@ -158,6 +179,18 @@ def extract_student(
     write_json(folder / EXTRACTED, {**student, **_origin(run, folder, member, ranking)})
     render_extracted_card(folder)
     return {**student, "folder": str(folder)}
+
+
+def _ranking(run: SuperLMRun) -> list[Member]:
+    members = run.ranking()
+    if not members:
+        raise InvalidInput(
+            "superlm",
+            run.recipe.output_dir,
+            "nothing is ranked there yet",
+            "Run kdnas superlm rank first, with the same recipe.",
+        )
+    return members
 
 
 def _check_output(folder: Path) -> None:
@@ -257,20 +290,9 @@ def _fast_enough(
     Raises:
         InvalidInput: If none does.
     """
-    plan, recipe = run.plan, run.recipe
-    exporter = get_exporter(recipe.export.backend)
-    reference = run.folder / "reference.onnx"
-    export_shape(plan.model_class, plan.config, exporter, reference)
-    latencies = ShapeLatencies(
-        config=plan.config,
-        model_class=plan.model_class,
-        target=LatencyTarget(**vars(recipe.latency)),
-        reference=reference,
-        exporter=exporter,
-        store=LatencyStore(cache_dir() / "latency"),
-    )
+    latencies = _latencies(run)
     try:
-        promising = latencies.promising([member.architecture for member in members], budget, recipe.seed)
+        promising = latencies.promising([member.architecture for member in members], budget, run.recipe.seed)
     except InvalidInput as error:
         raise InvalidInput(
             error.field.rpartition(".")[2], error.given, error.allowed, error.remedy
@@ -278,8 +300,8 @@ def _fast_enough(
     found = False
     for member in members:
         if member.architecture in promising and latencies.within(member.architecture, budget):
-            found, report = True, latencies(member.architecture)
-            yield member, {"latency_ms": report.median_ms, "speedup": 1 / report.ratio}
+            found = True
+            yield member, _measured(latencies(member.architecture))
     if not found:
         raise InvalidInput(
             "latency",
@@ -287,3 +309,23 @@ def _fast_enough(
             "no member that was predicted to keep to it did so when it was measured",
             "Ask for less.",
         )
+
+
+def _latencies(run: SuperLMRun) -> ShapeLatencies:
+    """What measures members on the recipe's target, beside the teacher."""
+    plan, recipe = run.plan, run.recipe
+    exporter = get_exporter(recipe.export.backend)
+    reference = run.folder / "reference.onnx"
+    export_shape(plan.model_class, plan.config, exporter, reference)
+    return ShapeLatencies(
+        config=plan.config,
+        model_class=plan.model_class,
+        target=LatencyTarget(**vars(recipe.latency)),
+        reference=reference,
+        exporter=exporter,
+        store=LatencyStore(cache_dir() / "latency"),
+    )
+
+
+def _measured(report: LatencyReport) -> dict[str, float]:
+    return {"latency_ms": report.median_ms, "speedup": 1 / report.ratio}

@@ -102,8 +102,25 @@ class ShapeLatencies:
         Raises:
             InvalidInput: If not even the cheapest shape keeps to the constraints (says what it takes).
         """
-        by_cost = sorted(shapes, key=lambda shape: (shape.flops(self.target.sequence_length), shape))
+        by_cost = self._by_cost(shapes)
         self._require_reachable(by_cost[0], ceilings)
+        teacher_ms, ratios = self._predicted(by_cost, seed)
+        least = {shape: ratio / TOLERANCE for shape, ratio in ratios.items()}
+        return frozenset(
+            shape for shape, ratio in least.items() if meets(ratio * teacher_ms, ratio, ceilings)
+        )
+
+    def predicted(self, shapes: Sequence[Architecture], seed: int) -> dict[Architecture, float]:
+        """The latency of any shapes over the teacher's, by a predictor fitted on a few measurements."""
+        return self._predicted(self._by_cost(shapes), seed)[1]
+
+    def _by_cost(self, shapes: Sequence[Architecture]) -> list[Architecture]:
+        return sorted(shapes, key=lambda shape: (shape.flops(self.target.sequence_length), shape))
+
+    def _predicted(
+        self, by_cost: Sequence[Architecture], seed: int
+    ) -> tuple[float, dict[Architecture, float]]:
+        """What the teacher takes, in milliseconds, and the ratios of the shapes to that."""
         inner = by_cost[1:-1]
         drawn = random.Random(seed).sample(inner, min(CALIBRATION_SHAPES, len(inner)))
         measured = [by_cost[0], *drawn, by_cost[-1]]
@@ -111,10 +128,7 @@ class ShapeLatencies:
         # Ratios to the teacher are steadier than milliseconds on a machine that is not quiet.
         predictor.fit([(shape, self(shape).ratio) for shape in measured])
         teacher_ms = statistics.median(self(shape).median_ms / self(shape).ratio for shape in measured)
-        ratios = {shape: predictor.predict(shape) / TOLERANCE for shape in by_cost}
-        return frozenset(
-            shape for shape, ratio in ratios.items() if meets(ratio * teacher_ms, ratio, ceilings)
-        )
+        return teacher_ms, {shape: predictor.predict(shape) for shape in by_cost}
 
     def _require_reachable(self, fastest: Architecture, ceilings: Ceilings) -> None:
         if not self.within(fastest, ceilings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,14 @@ def test_a_latency_is_measured_before_a_student_is_written(recipe_file, capsys, 
     found = json.loads((folder / "extracted.json").read_text(encoding="utf-8"))
     assert 0 < found["latency_ms"] < 1000
     capsys.readouterr()
+    assert run("rank", recipe_file, "--by", "latency", *settings) == 0
+    head, *front = capsys.readouterr().out.splitlines()
+    assert head.startswith("8 members")
+    rows = [re.fullmatch(r" +(\S+) .* ms +([\d.]+)x  loss (\S+)  \w+", line) for line in front]
+    speeds, losses = [float(row[2]) for row in rows], [float(row[3]) for row in rows]
+    assert speeds == sorted(speeds, reverse=True)
+    assert losses == sorted(losses, reverse=True)
+    assert rows[-1][1] == ranking[0]["architecture"]
     assert run("extract", recipe_file, "--speedup", "1000", *settings) == 2
     assert "speedup: got 1000.0; the fastest architecture" in capsys.readouterr().err
 

@@ -67,7 +67,9 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
 
 def printed(recipe: Recipe, options: argparse.Namespace) -> bool:
     """Print the recipe, where that is what was asked for."""
-    if options.print_config:
+    from hf_kdnas.processes import talks
+
+    if options.print_config and talks():
         from hf_kdnas.recipe import recipe_to_yaml
 
         print(recipe_to_yaml(recipe), end="")

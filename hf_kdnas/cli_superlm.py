@@ -71,7 +71,7 @@ def _train(options: argparse.Namespace) -> None:
     if printed(recipe, options):
         return
     from hf_kdnas import superlm_workflows
-    from hf_kdnas.processes import leave_processes
+    from hf_kdnas.processes import leave_processes, talks
 
     try:
         histories = superlm_workflows.train_superlms(
@@ -79,6 +79,8 @@ def _train(options: argparse.Namespace) -> None:
         )
     finally:
         leave_processes()
+    if not talks():
+        return
     for name, history in histories.items():
         losses = ", ".join(f"{size} {loss:.4g}" for size, loss in history[-1]["held_out"].items())
         print(f"{name}: held-out loss {losses}")
@@ -87,7 +89,7 @@ def _train(options: argparse.Namespace) -> None:
 def _rank(options: argparse.Namespace) -> None:
     recipe = read_recipe(options)
     from hf_kdnas import superlm_workflows
-    from hf_kdnas.processes import leave_processes
+    from hf_kdnas.processes import leave_processes, talks
     from hf_kdnas.superlm.ranking import best_by
 
     try:
@@ -99,6 +101,8 @@ def _rank(options: argparse.Namespace) -> None:
             front = {member: {} for member in best_by(options.by, members)}
     finally:
         leave_processes()
+    if not talks():
+        return
     print(f"{len(members)} members; those that no cheaper one beats:")
     for member, latency in front.items():
         costs = [f"{member.parameters / 1e6:.1f} M", f"{member.flops / 1e9:.2f} GFLOPs"]

@@ -57,6 +57,11 @@ def leave_processes() -> None:
             gc.collect()
 
 
+def talks() -> bool:
+    """Whether this process is the one of its launch that prints; known before the others are joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def from_first(value: T, processes: PartialState) -> T:
     """What the first rank has, on every rank."""
     from accelerate.utils import broadcast_object_list

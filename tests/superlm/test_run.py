@@ -235,6 +235,8 @@ def test_two_ranks_train_and_rank_as_one_does(recipe_file, tmp_path, tiny_bert_c
                 ACCELERATE_USE_CPU="true",
             )
             assert done.returncode == 0, done.stderr
+            said = [line for line in done.stdout.splitlines() if "held-out loss" in line or "members" in line]
+            assert len(said) == {"train": 2, "rank": 1}[action]
         weights = load_file(tmp_path / name / "spaces" / "wide" / "superlm" / "model.safetensors")
         ranking = json.loads((tmp_path / name / "ranking.json").read_text(encoding="utf-8"))
         found.append((weights, {each["architecture"]: each["loss"] for each in ranking}))

@@ -109,7 +109,7 @@ def check_room_for_signals(plan: Plan) -> None:
 
 def _may_be_kept(plan: Plan) -> bool:
     """Whether the cache has signals of these names for texts of these lengths."""
-    names, lengths = _needed_signals(plan), [len(row["input_ids"]) for row in plan.task.train]
+    names, lengths = _needed_signals(plan), [len(row["input_ids"]) for row in plan.distilled_rows]
     for folder in _signals_folder("").glob("[!.]*"):
         with suppress(InvalidInput):
             found = TeacherSignals.open(folder)
@@ -127,7 +127,7 @@ def prepare_signals(
         None where no objective needs a teacher, or where the teacher runs live: the recipe says so, or
         the signals would outgrow the disk budget.
     """
-    distillation, rows = plan.recipe.distillation, plan.task.train
+    distillation, rows = plan.recipe.distillation, plan.distilled_rows
     names, size = _needed_signals(plan), _kept_size(plan)
     if not size:
         if names:
@@ -164,7 +164,7 @@ def _kept_size(plan: Plan) -> int:
     signals, names = plan.recipe.distillation.signals, _needed_signals(plan)
     if not signals.cache or plan.task.masking is not None:
         return 0
-    lengths = (len(row["input_ids"]) for row in plan.task.train)
+    lengths = (len(row["input_ids"]) for row in plan.distilled_rows)
     token_logits = reads_tokens(plan.model_class)
     size = TeacherSignals.size_bytes(plan.config, lengths, names, token_logits=token_logits)
     return size if size <= signals.disk_budget_gb * 1e9 else 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.baselines import baseline_architecture
 from hf_kdnas.distill.arguments import training_arguments
+from hf_kdnas.distill.augmentation import with_spliced
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.training import shared_arguments
 from hf_kdnas.errors import InvalidInput
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from hf_kdnas.given_superlm import GivenSuperLMs
     from hf_kdnas.latency.export.base import Exporter
     from hf_kdnas.recipe import Recipe, SpaceSection
+    from hf_kdnas.tasks import Row
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,18 @@ class Plan:
     def teacher(self) -> Architecture:
         """The teacher's shape."""
         return Architecture.from_config(self.config)
+
+    @cached_property
+    def distilled_rows(self) -> Sequence[Row]:
+        """The rows that students learn from: the training rows, and what augmentation makes of them."""
+        augmentation, task = self.recipe.distillation.augmentation, self.task
+        return with_spliced(
+            task.train,
+            augmentation.copies,
+            augmentation.replaced,
+            task.max_length,
+            self.recipe.data.split_seed,
+        )
 
     @cached_property
     def parameters(self) -> Callable[[Architecture], int]:

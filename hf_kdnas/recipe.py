@@ -129,6 +129,20 @@ class SignalsSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentationSection:
+    """Texts that are made of the training texts for the teacher to answer, and for students to learn from.
+
+    Each begins as one training text and ends as another. For tasks about single texts, and objectives that
+    need no labels.
+    """
+
+    copies: int = option(
+        0, "how many are made for each training row; epochs and proxy_fraction count them too", least=0
+    )
+    replaced: float = option(0.08, "part of their tokens that others take the place of", least=0, most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillationSection:
     """How finalists and hand-crafted students learn from the teacher."""
 
@@ -150,6 +164,7 @@ class DistillationSection:
         TrainingSection(learning_rate=2e-4), "the full distillation, of finalists and baselines alike"
     )
     signals: SignalsSection = option(SignalsSection(), "the teacher's outputs")
+    augmentation: AugmentationSection = option(AugmentationSection(), "more texts to learn from")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,6 +100,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.compare is not None:
         _check_list("compare.seeds", recipe.compare.seeds)
         _check_compared(recipe.compare.objectives)
+    _check_augmentation(recipe)
 
 
 def check_section(section: Any, prefix: str = "") -> None:
@@ -148,6 +149,9 @@ _TEXTS = {
     "sentence-similarity": ((1,), "one column", "It holds texts."),
 }
 
+# Tasks whose texts others can be made of.
+AUGMENTED = ("text-classification", "sentence-similarity")
+
 # Tasks that learn from texts alone.
 UNLABELLED = ("fill-mask", "sentence-similarity")
 
@@ -179,6 +183,32 @@ def _check_unlabelled(recipe: Recipe) -> None:
             f"there are no labels in {task}: the teacher is taken as it is",
             "Set it to null.",
         )
+
+
+def _check_augmentation(recipe: Recipe) -> None:
+    key, copies, data = (
+        "distillation.augmentation.copies",
+        recipe.distillation.augmentation.copies,
+        recipe.data,
+    )
+    if not copies:
+        return
+    if data.task not in AUGMENTED or len(data.text) != 1:
+        raise InvalidInput(
+            key,
+            copies,
+            f"texts are made for tasks about single texts ({', '.join(AUGMENTED)})",
+            f"Set it to 0 for {data.task} of {' and '.join(data.text)}.",
+        )
+    compared = recipe.compare.objectives if recipe.compare is not None else {}
+    for where, objectives in (("distillation", recipe.distillation.objectives), *compared.items()):
+        if "task" in objectives:
+            raise InvalidInput(
+                key,
+                copies,
+                f"made texts have no labels, which the objective task of {where} learns from",
+                "Remove the objective, or set it to 0.",
+            )
 
 
 def _check_objectives(key: str, objectives: Mapping[str, Mapping[str, Any]]) -> None:

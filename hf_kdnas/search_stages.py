@@ -61,7 +61,7 @@ class SearchStages(Stages):
         recipe = self.recipe
         mini_kd = MiniKD(
             initialiser=self.initialiser,
-            rows=proxy_rows(self.plan.task.train, recipe.search.proxy_fraction, recipe.seed),
+            rows=proxy_rows(self.plan.distilled_rows, recipe.search.proxy_fraction, recipe.seed),
             collator=self.materials.collator,
             objectives=recipe.distillation.objectives,
             section=recipe.search.proxy,

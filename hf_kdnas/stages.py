@@ -124,7 +124,7 @@ class Stages:
     def _base(self) -> list[str]:
         """Hashes of the teacher and the rows."""
         task, teacher = self.plan.task, self.initialiser.teacher
-        rows = [rows_hash(task.train), rows_hash(task.selection)]
+        rows = [rows_hash(self.plan.distilled_rows), rows_hash(task.selection)]
         return [teacher_hash(teacher), self.recipe.teacher.dtype, *rows]
 
     @cached_property
@@ -151,7 +151,7 @@ class Stages:
             inputs=self.hash(seed, settings, *self.brought),
             initialiser=self.initialiser,
             section=section,
-            rows=self.plan.task.train,
+            rows=self.plan.distilled_rows,
             signals=self.materials.signals,
             masking=self.plan.task.masking,
             tokenizer=self.plan.tokenizer,

@@ -112,6 +112,18 @@ def test_a_setting_that_cannot_be_used(
         (("--student", "no/such/model"), ("student", "no/such/model", "every-second-layer")),
         (("--student", "4L-32H-64F-4A-gelu"), ("student", "can't be cut from the teacher")),
         (("--compare", "{objectives: {OD: {logit: {}}}}"), ("compare.objectives.OD", "Did you mean logits?")),
+        (
+            ("--distillation.augmentation.copies", "1", "--distillation.objectives", "{logits: {}, task: {}}"),
+            ("distillation.augmentation.copies", "made texts have no labels"),
+        ),
+        (
+            ("--distillation.augmentation.copies", "1", "--compare", "{objectives: {labels: {task: {}}}}"),
+            ("distillation.augmentation.copies", "the objective task of labels"),
+        ),
+        (
+            ("--distillation.augmentation.copies", "1", "--data.text", "[text, other]"),
+            ("distillation.augmentation.copies", "tasks about single texts"),
+        ),
         (("--compare", "{objectives: {OD: {}}}"), ("compare.objectives.OD", "at least one is needed")),
     ],
 )

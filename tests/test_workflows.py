@@ -12,6 +12,7 @@ from transformers import BertModel
 
 from hf_kdnas import cli
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.run import read_json
 from hf_kdnas.stages import Stages
 
@@ -86,6 +87,19 @@ def test_a_random_search_of_the_same_budget_stands_beside_the_winner(tiny_projec
     assert results["random_baseline"]["architecture"] in (tiny_project / "run" / "report.html").read_text()
     trials = list((tiny_project / "run" / "search").glob("random-*/candidates/*.json"))
     assert len(trials) == len(results["candidates"]) == 6
+
+
+def test_students_learn_from_texts_that_are_made(tiny_project: Path) -> None:
+    augmented = ("--distillation.augmentation.copies", "2")
+    assert _search(tiny_project, *augmented) == 0
+    results = read_json(tiny_project / "run" / "results.json")
+    train = results["task"]["rows"]["train"]
+    [signals] = [each for each in (tiny_project / "kdnas-cache" / "signals").iterdir() if each.is_dir()]
+    assert len(TeacherSignals.open(signals).lengths) == 3 * train
+    assert results["student"]["quality"] > 0.8
+    assert _search(tiny_project) == 2
+    assert _search(tiny_project, "--resume") == 0
+    assert read_json(tiny_project / "run" / "results.json")["student"] != results["student"]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def segments_of(plan: Plan, target: Architecture) -> list[Segment]:
     return plan_segments(
         plan.config,
         target,
-        total_steps(plan.recipe.distillation.training, len(plan.task.train)),
+        total_steps(plan.recipe.distillation.training, len(plan.distilled_rows)),
         start=section.start,
         end=section.end,
         compactions=section.compactions,

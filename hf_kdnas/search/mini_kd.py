@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.distill.checks import text_head
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator
 from hf_kdnas.distill.loop import train_alone
@@ -73,6 +74,7 @@ class MiniKD:
             architecture,
             Architecture.from_config(teacher.config),
             projection=self.initialiser.projection(architecture),
+            head=text_head(student),
             seed=self.seed,
         )
         losses = train_alone(

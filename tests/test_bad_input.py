@@ -113,7 +113,12 @@ def test_a_setting_that_cannot_be_used(
         (("--student", "4L-32H-64F-4A-gelu"), ("student", "can't be cut from the teacher")),
         (("--compare", "{objectives: {OD: {logit: {}}}}"), ("compare.objectives.OD", "Did you mean logits?")),
         (
-            ("--distillation.augmentation.copies", "1", "--distillation.objectives", "{logits: {}, task: {}}"),
+            (
+                "--distillation.augmentation.copies",
+                "1",
+                "--distillation.objectives",
+                "{logits: {}, task: {}}",
+            ),
             ("distillation.augmentation.copies", "made texts have no labels"),
         ),
         (

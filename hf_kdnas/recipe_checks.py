@@ -150,7 +150,7 @@ _TEXTS = {
 }
 
 # Tasks whose texts others can be made of.
-AUGMENTED = ("text-classification", "sentence-similarity")
+_AUGMENTED = ("text-classification", "sentence-similarity")
 
 # Tasks that learn from texts alone.
 UNLABELLED = ("fill-mask", "sentence-similarity")
@@ -193,11 +193,11 @@ def _check_augmentation(recipe: Recipe) -> None:
     )
     if not copies:
         return
-    if data.task not in AUGMENTED or len(data.text) != 1:
+    if data.task not in _AUGMENTED or len(data.text) != 1:
         raise InvalidInput(
             key,
             copies,
-            f"texts are made for tasks about single texts ({', '.join(AUGMENTED)})",
+            f"texts are made for tasks about single texts ({', '.join(_AUGMENTED)})",
             f"Set it to 0 for {data.task} of {' and '.join(data.text)}.",
         )
     compared = recipe.compare.objectives if recipe.compare is not None else {}

@@ -23,7 +23,7 @@ def with_spliced(
 
     Where training texts are few or short, a student learns their answers and not what its teacher does with
     a new one; texts that nobody wrote serve as well to tell it (data augmentation for distillation: Tang et
-    al. 2019, arXiv 1903.12136, section 3.3; TinyBERT, section 4). Long texts are drawn more often, each in
+    al. 2019, arXiv 1903.12136, section 3.3; TinyBERT has its own). Long texts are drawn more often, each in
     proportion to its tokens, and cut anywhere.
 
     Args:

@@ -10,10 +10,8 @@ from torch import nn
 def set_dropout(model: nn.Module, probability: float | None) -> None:
     """Set the probability of dropout in every place of a model that has one.
 
-    A teacher's answers are the same for the same text: a student learns them better from all of its units
-    than from those that are left, the more so the smaller it is (after function matching without noise,
-    Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and consistent"). The config
-    keeps what it says, for whoever trains the model later.
+    Dropout keeps a model from learning few labels by heart. A student that is to match its teacher's answers
+    may do without. The config keeps what it says, for whoever trains the model later.
 
     Args:
         model: Changed in place.

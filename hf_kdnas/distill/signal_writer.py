@@ -128,7 +128,8 @@ class Writer:
         """Write what is missing, batch by batch; the folder is whole afterwards.
 
         Raises:
-            InvalidInput: If a value is too large for the precision; then nothing is left that could go on.
+            InvalidInput: If a value is too large for the precision, and then nothing is left that could go on,
+                or if the disk takes no more.
         """
         try:
             with ExitStack() as stack:
@@ -139,6 +140,15 @@ class Writer:
         except InvalidInput:
             shutil.rmtree(self.folder)
             raise
+        except OSError as error:
+            raise InvalidInput(
+                "signals",
+                str(self.folder),
+                f"the disk must take all of them, and stopped at {self.done} of {len(self.lengths)} texts "
+                f"({error.strerror})",
+                "Make room and run the same again, which goes on from there; or let the teacher run live "
+                "(distillation.signals.cache: false).",
+            ) from error
 
     @torch.inference_mode()
     def _write(self, indices: list[int], compute: str) -> None:

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
+import resource
 import shutil
 import time
 from collections import namedtuple
@@ -315,6 +317,32 @@ def test_no_room_is_said_before_the_teacher_runs(bert, tmp_path, monkeypatch):
     with pytest.raises(InvalidInput, match=r"0\.00 GB of the teacher's signals.*has 0\.00 GB free"):
         TeacherSignals.build(bert, IDS, NAMES, tmp_path / "deeper" / "signals")
     assert left_in(tmp_path / "deeper") == []
+
+
+def _build_on_a_full_disk(teacher, folder, limit, told):
+    signal_writer.CHECKPOINT_SECONDS = 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        TeacherSignals.build(teacher, IDS, NAMES, folder, batch_size_tokens=40)
+    except InvalidInput as error:
+        told.put(str(error))
+
+
+def test_a_disk_that_fills_while_signals_are_built(bert, tmp_path):
+    whole = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "whole")
+    limit = (tmp_path / "whole" / "hidden.2.npy").stat().st_size * 2 // 3
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    process = context.Process(target=_build_on_a_full_disk, args=(bert, tmp_path / "s", limit, told))
+    process.start()
+    message = told.get(timeout=120)
+    process.join()
+    assert re.search(r"stopped at [1-5] of 6 texts \(File too large\). Make room and run the same", message)
+    ran = _Count(bert)
+    signals = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "s")
+    assert 0 < ran.texts < len(IDS)
+    found, wanted = (each.collate(range(len(IDS)), 32) for each in (signals, whole))
+    torch.testing.assert_close(found["hidden.2"], wanted["hidden.2"], rtol=2e-3, atol=2e-3)
 
 
 def test_values_too_large_for_fp16_are_refused(bert, tmp_path):

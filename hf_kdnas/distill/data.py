@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -125,6 +125,10 @@ class DistillationCollator:
         """Where a row has its labels; beside a masking a `label` is one of another task."""
         names = LABEL_COLUMNS if self.masking is None else ()
         return next((name for name in names if name in row), LABEL_COLUMNS[0])
+
+    def only(self, names: Iterable[str]) -> DistillationCollator:
+        """The same without the cached signals that are not named, which are then never read."""
+        return self if self.signals is None else replace(self, signals=self.signals.only(names))
 
     def without_signals(self) -> DistillationCollator:
         """The same for rows that the teacher's signals don't cover, such as a validation split."""

@@ -78,7 +78,6 @@ def train_alone(
     schedule = get_linear_schedule_with_warmup(optimiser, warmup, steps)
     precisions = (section.precision, teacher_precision(teacher_dtype, section.precision))
     read = _reader(student, criterion, teacher, device, precisions)
-    batches = (_to_device(batch, device) for batch in _batches(section, rows, collator, seed))
     with torch.random.fork_rng(), narrator.loop(what, steps) as progress:
         torch.manual_seed(seed)
         if criterion.teacher_signals:
@@ -86,7 +85,11 @@ def train_alone(
             student.eval()
             with torch.no_grad():
                 criterion.calibrate(*read(sample), sample)
+            # A layer search asks for all layers and settles on some.
+            read = _reader(student, criterion, teacher, device, precisions)
+            collator = collator.only(criterion.teacher_signals)
         student.train()
+        batches = (_to_device(batch, device) for batch in _batches(section, rows, collator, seed))
         for step in range(steps):
             micro_batches = list(itertools.islice(batches, section.gradient_accumulation_steps))
             criterion.progress = step / steps

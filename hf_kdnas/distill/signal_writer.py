@@ -128,8 +128,8 @@ class Writer:
         """Write what is missing, batch by batch; the folder is whole afterwards.
 
         Raises:
-            InvalidInput: If a value is too large for the precision, and then nothing is left that could go on,
-                or if the disk takes no more.
+            InvalidInput: If a value is too large for the precision, and then nothing is left that could go
+                on; or if the disk takes no more.
         """
         try:
             with ExitStack() as stack:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator
 from hf_kdnas.distill.loop import train_alone
+from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.progress import Narrator
 from hf_kdnas.recipe import TrainingSection
 from hf_kdnas.tasks.masking import Masking
@@ -69,3 +72,37 @@ def test_every_epoch_hides_tokens_of_its_own(tiny_bert_config: Any, monkeypatch:
         what="student",
     )
     assert seen == [[7, epoch] for epoch in (0, 0, 1, 1, 2, 2)]
+
+
+def test_layers_that_a_search_left_out_are_not_read_again(
+    tiny_bert_config: Any, make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = make_model(tiny_bert_config, seed=1)
+    shape = Architecture.from_config(tiny_bert_config)
+    student = replace(shape, num_hidden_layers=1)
+    signals = TeacherSignals.build(
+        teacher,
+        [row["input_ids"] for row in ROWS],
+        [f"hidden.{layer}" for layer in (1, 2, 3)],
+        tmp_path / "s",
+    )
+    read: list[int] = []
+    collate = TeacherSignals.collate
+
+    def noting(signals: TeacherSignals, *arguments: Any) -> Any:
+        read.append(len(signals.names))
+        return collate(signals, *arguments)
+
+    monkeypatch.setattr(TeacherSignals, "collate", noting)
+    train_alone(
+        make_model(student.apply_to(tiny_bert_config)),
+        DistillationCriterion({"hidden": {"layers": "searched"}}, student, shape),
+        TrainingSection(epochs=1, batch_size=8, precision="fp32"),
+        [{**row, "index": index} for index, row in enumerate(ROWS)],
+        DistillationCollator(0, signals),
+        torch.device("cpu"),
+        seed=0,
+        narrator=Narrator(speaks=False),
+        what="student",
+    )
+    assert read == [3, 1, 1]

@@ -114,7 +114,7 @@ def _from_pretrained(auto_class: Any, section: TeacherSection, **options: Any) -
         return auto_class.from_pretrained(
             resolve_path(section.model),
             revision=section.revision,
-            trust_remote_code=section.trust_remote_code,
+            trust_remote_code=section.trust_remote_code and not _is_exact(section),
             **options,
         )
     except InvalidInput:
@@ -127,6 +127,16 @@ def _from_pretrained(auto_class: Any, section: TeacherSection, **options: Any) -
             "must be a Hub id, a folder with a model and its tokenizer, or package:NAME/FOLDER",
             why_not_loaded(section.model, error),
         ) from error
+
+
+def _is_exact(section: TeacherSection) -> bool:
+    """Whether it is of the type that this package has itself; no class beside the weights is its equal."""
+    from transformers import PretrainedConfig
+
+    from hf_kdnas.modeling_exact_bert import ExactBertConfig
+
+    fields, _ = PretrainedConfig.get_config_dict(resolve_path(section.model), revision=section.revision)
+    return fields.get("model_type") == ExactBertConfig.model_type
 
 
 def check_folder(key: str, model: str, *, tokenizer: bool = True) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from transformers import BertModel
 
-from hf_kdnas import cli
+from hf_kdnas import cli, load_recipe
 from hf_kdnas.exact import as_exact
+from hf_kdnas.modeling_exact_bert import ExactBertForSequenceClassification
+from hf_kdnas.plan import plan_search
 from hf_kdnas.run import read_json
 
 STUDENT = "2L-20H-40F-3A-8D-gelu"
@@ -59,6 +61,11 @@ def test_a_distilled_student_is_exported_and_runs_as_its_card_says(project: Path
     )
     assert done.returncode == 0, done.stderr
     assert re.search(r"'label': '(rotten|fresh)'", done.stdout)
+
+
+def test_beside_its_own_code_a_teacher_is_of_the_packages_type(project: Path) -> None:
+    recipe = load_recipe(str(project / "recipe.yaml"), ["teacher.trust_remote_code=true"])
+    assert plan_search(recipe).model_class is ExactBertForSequenceClassification
 
 
 def _set(project: Path, field: str, value: int) -> None:

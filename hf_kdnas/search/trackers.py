@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers, get_available_trackers
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -54,10 +55,13 @@ class Trackers:
         self._trackers: list[Any] = []
 
     def __enter__(self) -> Trackers:
-        for name in self._names:
+        # Some would begin a run on every process.
+        for name in self._names if PartialState().is_main_process else []:
             kind = LOGGER_TYPE_TO_CLASS[str(name)]
             arguments = [str(self._folder)] if kind.requires_logging_directory else []
-            self._trackers.append(kind(self._run_name, *arguments))
+            tracker = kind(self._run_name, *arguments)
+            tracker.start()
+            self._trackers.append(tracker)
         return self
 
     def log(self, candidate: Candidate) -> None:

@@ -142,7 +142,7 @@ def plan_search(recipe: Recipe) -> Plan:
     _check_fits("search.baselines", baselines, known, initialisation)
     parameters = parameter_counter(known.model_class, known.config)
     space = make_space(recipe.space, known.config, initialisation, parameters, known.origins)
-    _check_parameters(recipe.search.constraints.parameters, space, parameters)
+    space = _within_parameters(recipe.search.constraints.parameters, space, parameters)
     return _checked(
         Plan(
             "search",
@@ -290,11 +290,12 @@ def _check_activations(shapes: Iterable[Architecture]) -> None:
         )
 
 
-def _check_parameters(
+def _within_parameters(
     most: int | None, space: SearchSpace, parameters: Callable[[Architecture], int]
-) -> None:
+) -> SearchSpace:
+    """The space without members that are too large to win: no candidate is wasted on them."""
     if most is None:
-        return
+        return space
     smallest = min(space, key=parameters)
     if parameters(smallest) > most:
         raise InvalidInput(
@@ -303,6 +304,7 @@ def _check_parameters(
             f"the smallest architecture of the space, {smallest.key}, has {parameters(smallest)}",
             "Ask for more, or add smaller architectures to the space.",
         )
+    return space.restricted({"search.constraints.parameters": lambda member: parameters(member) <= most})
 
 
 def _check_training(plan: Plan) -> None:

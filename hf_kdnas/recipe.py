@@ -174,7 +174,7 @@ class ConstraintsSection:
     latency_ms: float | None = option(None, "highest median latency, in milliseconds", above=0)
     speedup: float | None = option(None, "least speed-up over the teacher", above=0)
     retained: float | None = option(None, "least part of the teacher's quality", above=0)
-    parameters: int | None = option(None, "most parameters", least=1)
+    parameters: int | None = option(None, "most parameters; larger architectures are not tried", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

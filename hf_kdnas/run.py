@@ -134,26 +134,39 @@ class RunFolder:
             InvalidInput: If the folder holds something else, and neither is asked for; or it can't be
                 written.
         """
+        self.check(fingerprint, resume=resume, overwrite=overwrite)
+        if overwrite and self.begun:
+            shutil.rmtree(self.path)
+        write_json(self.path / "run.json", {"fingerprint": fingerprint})
+        write_text(self.path / name, recipe_yaml)
+
+    def check(self, fingerprint: str, *, resume: bool = False, overwrite: bool = False) -> None:
+        """See that `open` would.
+
+        Args:
+            fingerprint: As for `open`.
+            resume: As for `open`.
+            overwrite: As for `open`.
+
+        Raises:
+            InvalidInput: As `open`.
+        """
         require_writable(self.path, "output_dir", "Choose another folder.")
         identity = self._identity()
-        if identity is not None and overwrite:
-            shutil.rmtree(self.path)
-        elif identity is not None and identity["fingerprint"] != fingerprint and not resume:
-            raise InvalidInput(
-                "output_dir",
-                str(self.path),
-                "it holds the run of other settings",
-                "Choose another folder, go on with --resume, or start again with --overwrite.",
-            )
-        elif identity is None and self.path.exists() and any(self.path.iterdir()):
+        if identity is None and any(self.path.iterdir()):
             raise InvalidInput(
                 "output_dir",
                 str(self.path),
                 "must be new, empty, or the folder of an earlier run",
                 "Choose another folder.",
             )
-        write_json(self.path / "run.json", {"fingerprint": fingerprint})
-        write_text(self.path / name, recipe_yaml)
+        if identity is not None and identity["fingerprint"] != fingerprint and not (resume or overwrite):
+            raise InvalidInput(
+                "output_dir",
+                str(self.path),
+                "it holds the run of other settings",
+                "Choose another folder, go on with --resume, or start again with --overwrite.",
+            )
 
     @property
     def begun(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
 class SearchStages(Stages):
     """The stages of a search."""
 
+    def check(self, overwrite: bool = False) -> None:
+        """The same, and that the space has a member that is fast enough."""
+        super().check(overwrite)
+        if overwrite or not self.folder.begun:
+            with tempfile.TemporaryDirectory() as scratch:
+                latencies = replace(self.latencies, reference=Path(scratch) / "reference.onnx")
+                latencies.require_reachable(self.plan.space.members, self.recipe.search.constraints)
+
     def run(self) -> dict[str, Any]:
         """Run all stages; a rank other than the first returns an empty dict."""
         with self.stage("latency", f"latency of a space of {len(self.plan.space)} architectures"):
@@ -45,13 +54,14 @@ class SearchStages(Stages):
         if not self.processes.is_main_process:
             return {}
         winner, met = choose_winner(finalists, self.recipe.search.constraints)
+        for each in candidates:
+            self.latencies(each.architecture)  # an earlier launch may have measured it: reported all the same
         return self.finish(Findings(space, finalists, winner, met, candidates, baselines, rivals))
 
     def _reachable_space(self) -> SearchSpace:
         """The space without members that can't keep to the constraints on latency (on rank 0)."""
         space = self.plan.space
         if self.processes.is_main_process:
-            self.export_reference()
             space = self.latencies.reachable(space, self.recipe.search.constraints, self.recipe.seed)
         self.processes.wait_for_everyone()
         return space

@@ -13,18 +13,18 @@ from hf_kdnas.distill.data import DistillationCollator
 from hf_kdnas.distill.signal_keys import teacher_hash
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.card import render_card
-from hf_kdnas.latency.shape import export_shape
 from hf_kdnas.latency.store import LatencyStore
-from hf_kdnas.materials import Materials, prepare_initialiser, prepare_signals
+from hf_kdnas.materials import Materials, check_room_for_signals, prepare_initialiser, prepare_signals
 from hf_kdnas.precision import resolve_precision
 from hf_kdnas.processes import from_first
 from hf_kdnas.progress import Narrator
 from hf_kdnas.report import render_report
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.results import Findings, collect_results
-from hf_kdnas.run import write_json
+from hf_kdnas.run import require_writable, write_json
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.search.reward import reward
+from hf_kdnas.search.storage import database, is_database
 from hf_kdnas.search.students import FullDistillation, Student
 from hf_kdnas.tasks import evaluate_model, predict
 from hf_kdnas.winner import finish_winner
@@ -43,7 +43,7 @@ class Stages:
 
     Args:
         plan: The resolved recipe.
-        folder: The run folder, opened.
+        folder: The run folder; opened after `check`.
         processes: The ranks of this launch.
 
     Attributes:
@@ -72,9 +72,21 @@ class Stages:
         """Say what begins, and add its seconds to the run's."""
         return self.folder.stage(name, what, self.narrator)
 
-    def export_reference(self) -> None:
-        """Export the teacher's shape, which students are timed in turn with (on rank 0)."""
-        export_shape(self.plan.model_class, self.plan.config, self.plan.exporter, self.latencies.reference)
+    def check(self, overwrite: bool = False) -> None:
+        """Look at everything that the run needs, before anything is written or deleted (on rank 0).
+
+        Args:
+            overwrite: Whether what an earlier run left in the folder will be deleted.
+
+        Raises:
+            InvalidInput: Naming the first thing that won't do.
+        """
+        require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
+        storage = self.recipe.search.storage
+        if storage and is_database(storage):
+            database(storage)  # refuses now what it can't open
+        if overwrite or "signals" not in self.folder.seconds():
+            check_room_for_signals(self.plan)
 
     def prepare(self) -> None:
         """Load or fine-tune the teacher, and compute what it says about the training rows.

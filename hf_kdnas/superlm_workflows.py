@@ -11,7 +11,6 @@ from hf_kdnas.environment import environment
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.extracted import EXTRACTED, render_extracted_card
 from hf_kdnas.latency.export import get_exporter
-from hf_kdnas.latency.shape import export_shape
 from hf_kdnas.latency.store import LatencyStore
 from hf_kdnas.latency.target import LatencyTarget
 from hf_kdnas.pareto import pareto_front
@@ -314,15 +313,12 @@ def _fast_enough(
 def _latencies(run: SuperLMRun) -> ShapeLatencies:
     """What measures members on the recipe's target, beside the teacher."""
     plan, recipe = run.plan, run.recipe
-    exporter = get_exporter(recipe.export.backend)
-    reference = run.folder / "reference.onnx"
-    export_shape(plan.model_class, plan.config, exporter, reference)
     return ShapeLatencies(
         config=plan.config,
         model_class=plan.model_class,
         target=LatencyTarget(**vars(recipe.latency)),
-        reference=reference,
-        exporter=exporter,
+        reference=run.folder / "reference.onnx",
+        exporter=get_exporter(recipe.export.backend),
         store=LatencyStore(cache_dir() / "latency"),
     )
 

@@ -16,18 +16,15 @@ from hf_kdnas.hub.card import render_card
 from hf_kdnas.hub.gallery import find_results, gallery_text
 from hf_kdnas.hub.publish import publish_run
 from hf_kdnas.hub.push import check_push, push_run
-from hf_kdnas.materials import check_room_for_signals
-from hf_kdnas.plan import Plan, plan_distillation, plan_search
+from hf_kdnas.plan import plan_distillation, plan_search
 from hf_kdnas.processes import join_processes
 from hf_kdnas.pruning import OneTarget
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.recipe_files import fingerprint, to_yaml
 from hf_kdnas.report import render_report
-from hf_kdnas.resources import cache_dir
 from hf_kdnas.results import Findings
-from hf_kdnas.run import RunFolder, require_writable, write_json, write_text
+from hf_kdnas.run import RunFolder, write_json, write_text
 from hf_kdnas.search.reward import choose_winner
-from hf_kdnas.search.storage import database, is_database
 from hf_kdnas.search.students import Student
 from hf_kdnas.search_stages import PruningSearchStages, SearchStages
 from hf_kdnas.stages import Stages
@@ -59,9 +56,10 @@ def search(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> 
     processes = join_processes()
     narrowing = recipe.search.finalise == "homotopic"
     plan = plan_homotopic_search(recipe) if narrowing else plan_search(recipe)
-    stages = PruningSearchStages if narrowing else SearchStages
-    results = stages(plan, _open_folder(plan, processes, resume, overwrite), processes).run()
-    return _ended(recipe, processes, results)
+    kind = PruningSearchStages if narrowing else SearchStages
+    stages = kind(plan, RunFolder(Path(recipe.output_dir)), processes)
+    _open(stages, resume, overwrite)
+    return _ended(recipe, processes, stages.run())
 
 
 def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -82,9 +80,8 @@ def distill(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) ->
     """
     processes = join_processes()
     plan = plan_distillation(recipe)
-    stages = Stages(plan, _open_folder(plan, processes, resume, overwrite), processes)
-    if processes.is_main_process:
-        stages.export_reference()
+    stages = Stages(plan, RunFolder(Path(recipe.output_dir)), processes)
+    _open(stages, resume, overwrite)
     stages.prepare()
     [architecture] = plan.space
     with stages.stage("distillation", f"student {recipe.student}"):
@@ -112,10 +109,9 @@ def homotopic(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) 
     """
     processes = join_processes()
     plan = plan_homotopic(recipe)
-    stages = OneTarget(plan, _open_folder(plan, processes, resume, overwrite), processes)
+    stages = OneTarget(plan, RunFolder(Path(recipe.output_dir)), processes)
+    _open(stages, resume, overwrite)
     stages.tell_target()
-    if processes.is_main_process:
-        stages.export_reference()
     stages.prepare()
     with stages.stage("distillation", f"student {stages.target}, from a copy of its teacher"):
         [student] = stages.distil({stages.target.key: stages.target})
@@ -242,18 +238,13 @@ def gallery(folders: Sequence[Path]) -> str:
     return gallery_text(find_results(folders))
 
 
-def _open_folder(plan: Plan, processes: PartialState, resume: bool, overwrite: bool) -> RunFolder:
-    """The run folder, after a look at everything that is to be written to."""
-    recipe = plan.recipe
-    folder = RunFolder(Path(recipe.output_dir))
-    if processes.is_main_process:
-        check_push(recipe)  # before an earlier run is deleted
-        identity = recipe_fingerprint(recipe, plan.workflow)
+def _open(stages: Stages, resume: bool, overwrite: bool) -> None:
+    """Open the run folder, after a look at everything else that could refuse the run."""
+    recipe, folder = stages.recipe, stages.folder
+    if stages.processes.is_main_process:
+        identity = recipe_fingerprint(recipe, stages.plan.workflow)
+        folder.check(identity, resume=resume, overwrite=overwrite)
+        check_push(recipe)
+        stages.check(overwrite)
         folder.open(recipe_to_yaml(recipe), identity, resume=resume, overwrite=overwrite)
-        require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
-        if recipe.search.storage and is_database(recipe.search.storage):
-            database(recipe.search.storage)  # refuses now what it can't open
-        if "signals" not in folder.seconds():
-            check_room_for_signals(plan)
-    processes.wait_for_everyone()
-    return folder
+    stages.processes.wait_for_everyone()

@@ -45,6 +45,10 @@ def _refused(
         (("--space.max_parameters", "10"), ("max_parameters", "none of the")),
         (("--search.constraints.latency_ms", "1e-6"), ("latency_ms", "the fastest", " ms")),
         (("--search.constraints.speedup", "1e6"), ("speedup", "the fastest", "teacher's speed")),
+        (
+            ("--search.constraints.speedup", "1e6", "--search.constraints.latency_ms", "1e6"),
+            ("constraints.speedup", "the fastest"),
+        ),
         (("--latency.provider", "TPUExecutionProvider"), ("latency.provider", "CPUExecutionProvider")),
         (("--latency.sequence_length", "100"), ("latency.sequence_length", "64")),
         (("--search.baselines", "[distilbert]"), ("search.baselines", "6L-768H-3072F-12A-gelu")),
@@ -357,6 +361,28 @@ def test_the_folder_of_another_recipe(tiny_project: Path, capsys: pytest.Capture
     message = _refused(tiny_project, capsys, "--seed", "7")
     assert "--resume" in message
     assert "--overwrite" in message
+
+
+def test_what_was_refused_can_be_asked_for_anew(
+    tiny_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "the fastest" in _refused(tiny_project, capsys, "--search.constraints.speedup", "1e6")
+    assert list((tiny_project / "run").iterdir()) == []
+    with pytest.raises(AssertionError, match="noticed before"):
+        cli.main(["search", "--config", str(tiny_project / "recipe.yaml")])
+
+
+@pytest.mark.parametrize(
+    "settings", [("--search.constraints.speedup", "1e6"), ("--search.storage", "sqlite:///no/such/study.db")]
+)
+def test_a_run_is_not_deleted_for_one_that_is_refused(
+    tiny_project: Path, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...]
+) -> None:
+    with pytest.raises(AssertionError, match="noticed before"):
+        cli.main(["search", "--config", str(tiny_project / "recipe.yaml")])
+    before = (tiny_project / "run" / "run.json").read_bytes()
+    _refused(tiny_project, capsys, *settings, "--overwrite")
+    assert (tiny_project / "run" / "run.json").read_bytes() == before
 
 
 def test_no_room_for_the_signals(

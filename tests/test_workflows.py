@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import BertModel
 
-from hf_kdnas import cli
+from hf_kdnas import cli, load_recipe
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.signals import TeacherSignals
+from hf_kdnas.plan import plan_search
 from hf_kdnas.run import read_json
 from hf_kdnas.stages import Stages
 
@@ -187,3 +188,11 @@ def test_a_search_from_a_superlm(tiny_project: Path, tiny_bert_config) -> None:
     students = new.count("model.safetensors")
     assert len(new) - students == 6
     assert students >= 2
+
+
+def test_shapes_that_are_too_large_to_win_are_not_tried(tiny_project: Path) -> None:
+    recipe = load_recipe(str(tiny_project / "recipe.yaml"))
+    everything = plan_search(recipe)
+    most = sorted(map(everything.parameters, everything.space))[len(everything.space) // 2]
+    limited = load_recipe(str(tiny_project / "recipe.yaml"), [f"search.constraints.parameters={most}"])
+    assert max(map(everything.parameters, plan_search(limited).space)) == most

@@ -60,7 +60,8 @@ def measure_shape(
         model_class: Class of the model.
         config: The shape.
         target: Where and how; for INT8 both graphs are quantised.
-        reference: ONNX file of the reference, fp32; its INT8 copy, where one is needed, is kept beside it.
+        reference: ONNX file of the reference, fp32, made of its shape where it is needed and not there; its
+            INT8 copy, where one is needed, is kept beside it.
         reference_config: Its shape.
         exporter: Makes the graph.
         store: What was measured before.
@@ -69,6 +70,7 @@ def measure_shape(
     known = store.get(key)
     if known is not None:
         return known
+    export_shape(model_class, reference_config, exporter, reference)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         export_shape(model_class, config, exporter, path)

@@ -51,7 +51,7 @@ class ShapeLatencies:
         config: The teacher's config with its task head.
         model_class: Class of the teacher and its students.
         target: Where to measure.
-        reference: The teacher's ONNX file.
+        reference: ONNX file of the teacher's shape; made when a measurement needs it.
         exporter: Makes the graphs.
         store: What was measured before.
         used: Reports that this run read or measured, by architecture.
@@ -94,6 +94,29 @@ class ShapeLatencies:
         promising = self.promising(space.members, ceilings, seed)
         return space.restricted({"search.constraints": promising.__contains__})
 
+    def require_reachable(self, shapes: Sequence[Architecture], ceilings: Ceilings) -> None:
+        """See that the cheapest of some shapes, measured, keeps to the constraints.
+
+        Raises:
+            InvalidInput: If it doesn't (says what it takes).
+        """
+        if ceilings.latency_ms is None and ceilings.speedup is None:
+            return
+        fastest = self._by_cost(shapes)[0]
+        report = self(fastest)
+        for name, broken in (
+            ("latency_ms", ceilings.latency_ms is not None and report.median_ms > ceilings.latency_ms),
+            ("speedup", ceilings.speedup is not None and report.ratio > 1 / ceilings.speedup),
+        ):
+            if broken:
+                raise InvalidInput(
+                    f"search.constraints.{name}",
+                    getattr(ceilings, name),
+                    f"the fastest architecture of the space, {fastest.key}, takes {report.median_ms:.2f} ms "
+                    f"here, {1 / report.ratio:.2f} times the teacher's speed",
+                    "Ask for less, or add smaller architectures to the space.",
+                )
+
     def promising(
         self, shapes: Sequence[Architecture], ceilings: Ceilings, seed: int
     ) -> frozenset[Architecture]:
@@ -102,8 +125,8 @@ class ShapeLatencies:
         Raises:
             InvalidInput: If not even the cheapest shape keeps to the constraints (says what it takes).
         """
+        self.require_reachable(shapes, ceilings)
         by_cost = self._by_cost(shapes)
-        self._require_reachable(by_cost[0], ceilings)
         teacher_ms, ratios = self._predicted(by_cost, seed)
         least = {shape: ratio / TOLERANCE for shape, ratio in ratios.items()}
         return frozenset(
@@ -129,18 +152,6 @@ class ShapeLatencies:
         predictor.fit([(shape, self(shape).ratio) for shape in measured])
         teacher_ms = statistics.median(self(shape).median_ms / self(shape).ratio for shape in measured)
         return teacher_ms, {shape: predictor.predict(shape) for shape in by_cost}
-
-    def _require_reachable(self, fastest: Architecture, ceilings: Ceilings) -> None:
-        if not self.within(fastest, ceilings):
-            report = self(fastest)
-            name = "latency_ms" if ceilings.latency_ms is not None else "speedup"
-            raise InvalidInput(
-                f"search.constraints.{name}",
-                getattr(ceilings, name),
-                f"the fastest architecture of the space, {fastest.key}, takes {report.median_ms:.2f} ms "
-                f"here, {1 / report.ratio:.2f} times the teacher's speed",
-                "Ask for less, or add smaller architectures to the space.",
-            )
 
 
 def meets(milliseconds: float, ratio: float, ceilings: Ceilings) -> bool:

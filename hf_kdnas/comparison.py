@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from hf_kdnas.processes import from_first
 from hf_kdnas.tasks import evaluate_model
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def compare(stages: Stages, section: CompareSection, architecture: Architecture)
         For each set its `name`, `objectives`, `seeds`, and, in their order, `qualities` on the reporting
         split and `selection_qualities`.
     """
-    task = stages.plan.task
+    task, processes = stages.plan.task, stages.processes
     arms = []
     for name, objectives in section.objectives.items():
         chosen, reported = [], []
@@ -34,8 +36,11 @@ def compare(stages: Stages, section: CompareSection, architecture: Architecture)
             stages.narrator.say(f"  {name}, seed {seed}")
             distillation = stages.distillation(objectives, seed)
             chosen.append(distillation.quality(architecture))
-            student = distillation.load(architecture)
-            reported.append(evaluate_model(student, task.reporting, task)[task.metric])
+            quality = math.nan
+            if processes.is_main_process:
+                student = distillation.load(architecture).to(processes.device)
+                quality = evaluate_model(student, task.reporting, task)[task.metric]
+            reported.append(from_first(quality, processes))
         arms.append(
             {
                 "name": name,

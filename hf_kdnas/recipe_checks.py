@@ -93,10 +93,16 @@ def check_recipe(recipe: Recipe) -> None:
     for key, section in (
         ("teacher.fine_tune", recipe.teacher.fine_tune),
         ("distillation.training", recipe.distillation.training),
-        ("search.proxy", recipe.search.proxy),
     ):
         if section is not None:
             _check_training_arguments(key, section.training_arguments)
+    if recipe.search.proxy.training_arguments:
+        raise InvalidInput(
+            "search.proxy.training_arguments",
+            recipe.search.proxy.training_arguments,
+            "candidates are trained by a loop of this package, which reads none of them",
+            "Leave it out.",
+        )
     if recipe.compare is not None:
         _check_list("compare.seeds", recipe.compare.seeds)
         _check_compared(recipe.compare.objectives)

@@ -190,7 +190,7 @@ class _Scores:
 
     def of(self, architecture: Architecture) -> dict[str, float]:
         if architecture not in self._known:
-            student = self._distillation.load(architecture)
+            student = self._distillation.load(architecture).to(PartialState().device)
             task = self._plan.task
             self._known[architecture] = evaluate_model(student, task.reporting, task)
         return self._known[architecture]

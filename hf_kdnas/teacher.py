@@ -315,6 +315,7 @@ def _fine_tuned(
     loaded: PreTrainedModel = type(teacher).from_pretrained(
         folder, use_safetensors=True, attn_implementation=teacher.config._attn_implementation
     )
+    with_task_head(loaded.config, task)  # the run that trained it may have named the classes otherwise
     return loaded
 
 

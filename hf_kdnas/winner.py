@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
+
 from hf_kdnas.latency.export import export_model
 from hf_kdnas.latency.measure import LatencyReport, measure
 from hf_kdnas.latency.quantise import quantise
@@ -66,7 +68,7 @@ def finish_winner(
         latency=fp32,
         int8=int8,
         int8_quality=int8_quality,
-        teacher_quality=evaluate_model(teacher, plan.task.reporting, plan.task),
+        teacher_quality=evaluate_model(teacher.to(PartialState().device), plan.task.reporting, plan.task),
         export_difference=difference,
     )
 
@@ -76,7 +78,8 @@ def _export_student(plan: Plan, folder: RunFolder, distillation: FullDistillatio
     source = distillation.path(winner.architecture)
     target = folder / "student"
     note: dict[str, Any] | None = read_json(folder / "export.json")
-    if note is not None and note["student"] == source.name and target.is_dir():
+    made_of = {"student": source.name, "exporter": plan.exporter.name, "int8": plan.recipe.export.int8}
+    if note is not None and target.is_dir() and made_of.items() <= note.items():
         return float(note["difference"])
     for stale in folder.path.glob("latency_*.json"):
         stale.unlink()
@@ -90,10 +93,7 @@ def _export_student(plan: Plan, folder: RunFolder, distillation: FullDistillatio
         report = export_model(student, unfinished, exporter=plan.exporter)
         if plan.recipe.export.int8:
             quantise(unfinished / "onnx" / "model.onnx", unfinished / "onnx" / "model_int8.onnx")
-    write_json(
-        folder / "export.json",
-        {"student": source.name, "difference": report.max_abs_difference},
-    )
+    write_json(folder / "export.json", {**made_of, "difference": report.max_abs_difference})
     return float(report.max_abs_difference)
 
 

@@ -65,7 +65,7 @@ def _refused(
         ),
         (
             ("--search.proxy.training_arguments", "{lr_scheduler_type: straight}"),
-            ("search.proxy.training_arguments", "straight"),
+            ("search.proxy.training_arguments", "straight", "Leave it out"),
         ),
         (
             ("--teacher.fine_tune.training_arguments", "{eval_strategy: epoch}"),

@@ -73,10 +73,11 @@ def test_a_single_value_stands_for_a_list_of_one(small: str) -> None:
 
 @pytest.mark.parametrize("text", ["5e-5", "5E-05", "0.00005", "5.0e-5"])
 def test_exponents_are_numbers_everywhere(small: str, text: str) -> None:
-    overrides = [f"search.proxy.learning_rate={text}", f"search.proxy.training_arguments.adam_epsilon={text}"]
-    proxy = load_recipe(small, overrides).search.proxy
-    assert proxy.learning_rate == 5e-5
-    assert proxy.training_arguments == {"adam_epsilon": 5e-5}
+    section = "distillation.training"
+    overrides = [f"{section}.learning_rate={text}", f"{section}.training_arguments.adam_epsilon={text}"]
+    training = load_recipe(small, overrides).distillation.training
+    assert training.learning_rate == 5e-5
+    assert training.training_arguments == {"adam_epsilon": 5e-5}
 
 
 @pytest.mark.parametrize("text", ["20231101.en", "1.0.2", "5e-5x", "3.nanometres"])
@@ -161,14 +162,14 @@ def test_an_override_of_one_objective_keeps_the_default_ones(tmp_path: Path) -> 
         ("name.first=a", "name.first", ["name holds a value"]),
         ("seed", "seed", ["needs a value"]),
         (
-            "search.proxy.training_arguments.learning_rate=1",
-            "search.proxy.training_arguments",
+            "distillation.training.training_arguments.learning_rate=1",
+            "distillation.training.training_arguments",
             ["Set learning_rate"],
         ),
         *(
             (
-                f"search.proxy.training_arguments.{name}=x",
-                "search.proxy.training_arguments",
+                f"distillation.training.training_arguments.{name}=x",
+                "distillation.training.training_arguments",
                 [f"Set {own} in"],
             )
             for name, own in {
@@ -228,7 +229,9 @@ def test_defaults_are_not_shared() -> None:
 
 
 def test_yaml_reads_back_as_the_same_recipe(small: str, tmp_path: Path) -> None:
-    recipe = load_recipe(small, ["data.labels=['no', 'yes']", "search.proxy.training_arguments.optim=sgd"])
+    recipe = load_recipe(
+        small, ["data.labels=['no', 'yes']", "distillation.training.training_arguments.optim=sgd"]
+    )
     written = tmp_path / "again.yaml"
     written.write_text(recipe_to_yaml(recipe), encoding="utf-8")
     assert load_recipe(str(written)) == recipe

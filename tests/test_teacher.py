@@ -22,6 +22,7 @@ from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.plan import plan_search
 from hf_kdnas.precision import resolve_attention
 from hf_kdnas.progress import Narrator
+from hf_kdnas.resources import cache_dir
 from hf_kdnas.teacher import prepare_teacher
 
 # A layer of the tiny teacher.
@@ -100,3 +101,16 @@ def test_fine_tuning_replaces_the_head_of_another_task(tiny_project: Path, tiny_
     teacher = prepare_teacher(recipe.teacher, plan_search(recipe).task, 0, Narrator(False))
     assert teacher.classifier.out_features == 2
     assert teacher.config.id2label == {0: "rotten", 1: "fresh"}
+
+
+def test_a_cached_teacher_has_the_labels_of_this_recipe(tiny_project: Path) -> None:
+    reviews = tiny_project / "reviews.csv"
+    text = reviews.read_text(encoding="utf-8").replace("rotten", "0").replace("fresh", "1")
+    reviews.write_text(text, encoding="utf-8")
+    for labels, named in (("null", {0: "0", 1: "1"}), ("[bad, good]", {0: "bad", 1: "good"})):
+        recipe = load_recipe(
+            str(tiny_project / "recipe.yaml"), [f"data.labels={labels}", "teacher.fine_tune.epochs=0.1"]
+        )
+        teacher = prepare_teacher(recipe.teacher, plan_search(recipe).task, 0, Narrator(False))
+        assert teacher.config.id2label == named
+    assert len(list((cache_dir() / "teachers").iterdir())) == 1

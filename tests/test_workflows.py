@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import BertModel
 
-from hf_kdnas import cli, load_recipe
+from hf_kdnas import cli, load_recipe, workflows
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.plan import plan_search
@@ -196,3 +197,16 @@ def test_shapes_that_are_too_large_to_win_are_not_tried(tiny_project: Path) -> N
     most = sorted(map(everything.parameters, everything.space))[len(everything.space) // 2]
     limited = load_recipe(str(tiny_project / "recipe.yaml"), [f"search.constraints.parameters={most}"])
     assert max(map(everything.parameters, plan_search(limited).space)) == most
+
+
+def test_the_export_is_what_the_recipe_says_now(tiny_project: Path) -> None:
+    def distilled(int8: bool) -> dict[str, Any]:
+        recipe = load_recipe(
+            str(tiny_project / "recipe.yaml"), ["student=2L-16H-32F-2A-gelu", f"export.int8={int8}"]
+        )
+        return workflows.distill(recipe, resume=True)
+
+    quantised = tiny_project / "run" / "student" / "onnx" / "model_int8.onnx"
+    for int8 in (False, True, False):
+        assert (distilled(int8)["student"]["int8"] is not None) == int8
+        assert quantised.exists() == int8

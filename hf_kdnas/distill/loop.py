@@ -51,7 +51,7 @@ def train_alone(
     Args:
         student: The model.
         criterion: The loss; what it learns is trained, too.
-        section: How long and how fast; its `training_arguments` are Trainer's and play no part.
+        section: How long and how fast; it has no `training_arguments`, which are Trainer's.
         rows: Tokenised training rows.
         collator: Makes batches, with the teacher's signals where they are cached.
         device: Where to train.
@@ -71,6 +71,7 @@ def train_alone(
     optimiser = torch.optim.AdamW(
         parameters, lr=section.learning_rate, weight_decay=section.weight_decay, fused=True
     )
+    scaler = torch.amp.GradScaler(device.type, enabled=section.precision == "fp16")
     epoch = math.ceil(len(rows) / section.batch_size / section.gradient_accumulation_steps)
     steps = _steps(section, len(rows))
     losses: dict[str, Tensor] = {}
@@ -96,11 +97,13 @@ def train_alone(
             counts = _joined(criterion.counts(batch) for batch in micro_batches)
             for batch in micro_batches:
                 loss, terms = criterion(*read(batch), batch, counts)
-                loss.backward()
+                scaler.scale(loss).backward()
                 if step >= steps - epoch:
                     losses = {name: losses.get(name, 0) + term for name, term in terms.items()}
+            scaler.unscale_(optimiser)
             torch.nn.utils.clip_grad_norm_(parameters, section.max_grad_norm)
-            optimiser.step()
+            scaler.step(optimiser)
+            scaler.update()
             schedule.step()
             optimiser.zero_grad()
             progress(step + 1, "")

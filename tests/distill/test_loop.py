@@ -51,6 +51,30 @@ def test_a_teacher_that_nothing_asks_is_not_run(
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_small_gradients_survive_half_precision(
+    tiny_bert_config: Any, make_model: Any, precision: str
+) -> None:
+    student, teacher = make_model(tiny_bert_config, seed=0), make_model(tiny_bert_config, seed=1)
+    shape = Architecture.from_config(tiny_bert_config)
+    weight = student.bert.encoder.layer[0].output.dense.weight
+    before = weight.detach().clone()
+    train_alone(
+        student,
+        DistillationCriterion({"logits": {"weight": 1e-5}}, shape, shape),
+        TrainingSection(epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0, precision=precision),
+        ROWS,
+        DistillationCollator(0),
+        torch.device("cpu"),
+        teacher=teacher,
+        teacher_dtype="float32",
+        seed=0,
+        narrator=Narrator(speaks=False),
+        what="student",
+    )
+    assert (weight != before).float().mean() > 0.9
+
+
 def test_every_epoch_hides_tokens_of_its_own(tiny_bert_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, hide = [], Masking.in_epoch
 

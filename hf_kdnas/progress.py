@@ -30,21 +30,27 @@ class Narrator:
     def say(self, message: str) -> None:
         """Print a line."""
         if self.speaks:
-            self._console.print(message, markup=False)
+            self._console.print(message, markup=False, soft_wrap=True)
 
     @contextmanager
-    def loop(self, what: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """A bar over `total` units; call what it yields with the units done and a note."""
+    def loop(self, what: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+        """A bar over `total` units; call what it yields with the units done and a note.
+
+        Args:
+            what: Stands before the bar.
+            total: Units.
+            done: Those that an earlier launch did: they say nothing about the time left.
+        """
         if self.speaks and self._console.is_terminal:
             with self._bar() as bar:
-                task = bar.add_task(what, total=total, note="")
+                task = bar.add_task(what, total=total, completed=done, note="")
 
                 def move(done: int, note: str = "") -> None:
                     bar.update(task, completed=done, note=note)
 
                 yield move
         else:
-            yield self._lines(what, total)
+            yield self._lines(what, total, done)
 
     def _bar(self) -> Progress:
         return Progress(
@@ -57,15 +63,15 @@ class Narrator:
             transient=True,
         )
 
-    def _lines(self, what: str, total: int) -> Callable[[int, str], None]:
+    def _lines(self, what: str, total: int, begun: int) -> Callable[[int, str], None]:
         start = said = time.monotonic()
 
         def update(done: int, note: str = "") -> None:
             nonlocal said
             now = time.monotonic()
-            if done and (now - said > self.SECONDS_BETWEEN_LINES or done == total):
+            if done > begun and (now - said > self.SECONDS_BETWEEN_LINES or done == total):
                 said = now
-                left = (now - start) / done * (total - done)
+                left = (now - start) / (done - begun) * (total - done)
                 self.say(f"  {what}: {done} of {total}, {left:.0f} s left  {note}".rstrip())
 
         return update

@@ -148,7 +148,8 @@ class _Progress(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Begin the bar, now that the number of steps is known."""
-        self._update = self._stack.enter_context(self._narrator.loop(self._what, state.max_steps))
+        bar = self._narrator.loop(self._what, state.max_steps, state.global_step)
+        self._update = self._stack.enter_context(bar)
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Move it on."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from accelerate.utils import gather_object
@@ -29,6 +29,7 @@ from hf_kdnas.search.study import (
     finished_candidates,
     is_running,
     open_study,
+    sampler_remarks,
     tell_candidate,
     tell_rejected,
 )
@@ -55,11 +56,13 @@ class _Asked:
         architecture: The shape.
         predicted_reward: What the sampler expected.
         rejected: Whether it breaks a constraint on latency.
+        remarks: What the sampler noted with it.
     """
 
     architecture: Architecture
     predicted_reward: float | None
     rejected: bool
+    remarks: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,14 @@ class SearchDriver:
         """Run the episodes that are missing, and return the candidates of all."""
         study = self._open() if self.processes.is_main_process else None
         alive = heartbeats(study, self._running.values) if study else nullcontext()
-        with alive, self.narrator.loop(f"search ({self.sampler})", self.section.episodes) as progress:
-            for episode in range(self._episodes_done(study), self.section.episodes):
-                progress(episode, self._best(study))
-                if not self._run_episode(study, episode):
+        done, episodes, size = self._episodes_done(study), self.section.episodes, self.section.candidates
+        what = f"search ({self.sampler})"
+        with alive, self.narrator.loop(what, episodes * size, done * size) as progress:
+            for episode in range(done, episodes):
+                if not self._run_episode(study, episode, progress):
                     self.narrator.say("  every architecture of the space has been tried")
                     break
-            progress(self.section.episodes, self._best(study))
+            progress(episodes * size, self._best(study))
         return from_first(finished_candidates(study) if study else [], self.processes)
 
     def _open(self) -> optuna.Study:
@@ -127,11 +131,19 @@ class SearchDriver:
         best, key = max(rewards)
         return f"best {key}, reward {best:.4f}"
 
-    def _run_episode(self, study: optuna.Study | None, episode: int) -> bool:
+    def _run_episode(
+        self, study: optuna.Study | None, episode: int, progress: Callable[[int, str], None]
+    ) -> bool:
         """Ask, distil and tell one episode; False if there was nothing left to ask."""
+        best, before = self._best(study), episode * self.section.candidates
+        progress(before, best)
         asked: list[_Asked] = from_first(self._ask(study, episode) if study else [], self.processes)
         chosen = [each.architecture for each in asked if not each.rejected]
-        qualities = self._distil(chosen)
+
+        def begins(number: int, architecture: Architecture) -> None:
+            progress(before + number, f"{architecture.key}  {best}".rstrip())
+
+        qualities = self._distil(chosen, begins)
         if study:
             self._tell(study, asked, qualities, episode)
         return bool(chosen)
@@ -154,7 +166,7 @@ class SearchDriver:
             for trial, architecture in trials:
                 expected = trial.user_attrs.get("predicted_reward")
                 rejected = not self.latencies.within(architecture, self.section.constraints)
-                asked.append(_Asked(architecture, expected, rejected))
+                asked.append(_Asked(architecture, expected, rejected, sampler_remarks(study, trial)))
                 self._running[architecture] = trial
         self._write_note(episode, asked)
         return asked
@@ -165,20 +177,23 @@ class SearchDriver:
     def _write_note(self, episode: int, asked: Sequence[_Asked]) -> None:
         write_json(
             self._note(episode),
-            [[each.architecture.key, each.predicted_reward, each.rejected] for each in asked],
+            [[each.architecture.key, each.predicted_reward, each.rejected, each.remarks] for each in asked],
         )
 
     def _noted(self, episode: int) -> list[_Asked]:
         noted = read_json(self._note(episode)) or []
         return [_Asked(Architecture.parse(key), *rest) for key, *rest in noted]
 
-    def _distil(self, candidates: Sequence[Architecture]) -> dict[Architecture, float]:
-        """Quality of each candidate; each rank distils its own."""
+    def _distil(
+        self, candidates: Sequence[Architecture], begins: Callable[[int, Architecture], None]
+    ) -> dict[Architecture, float]:
+        """Quality of each candidate; each rank distils its own, and says which one begins."""
         rank, ranks = self.processes.process_index, self.processes.num_processes
         mine = candidates[rank::ranks]
-        found = [(each, self._known(each)) for each in mine]
-        for architecture, quality in self.mini_kd.run([each for each, known in found if known is None]):
-            write_json(self._reached(architecture), {"quality": quality})
+        for number, architecture in enumerate(mine):
+            if self._known(architecture) is None:
+                begins(number * ranks, architecture)
+                write_json(self._reached(architecture), {"quality": self.mini_kd.reached(architecture)})
         return dict(gather_object([(each, self._known(each)) for each in mine]))
 
     def _reached(self, architecture: Architecture) -> Path:
@@ -223,4 +238,4 @@ class SearchDriver:
         running = self._running.pop(asked.architecture, None)
         if running is not None and is_running(study, running):
             return running
-        return ask_member(study, self.space, asked.architecture, asked.predicted_reward)
+        return ask_member(study, self.space, asked.architecture, asked.predicted_reward, asked.remarks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +59,10 @@ class MiniKD:
     quality: str = "metric"
     teacher_dtype: str = "auto"
 
-    def run(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, float]]:
-        """Distil the candidates of an episode, and give each one's quality as soon as it is known."""
-        for architecture in candidates:
-            student, losses = self._distil(architecture)
-            hidden_states = self.quality == "hidden_states"
-            yield architecture, 1 - losses["hidden"] if hidden_states else self.score(student)
+    def reached(self, architecture: Architecture) -> float:
+        """Distil a candidate, and give its quality."""
+        student, losses = self._distil(architecture)
+        return 1 - losses["hidden"] if self.quality == "hidden_states" else self.score(student)
 
     def _distil(self, architecture: Architecture) -> tuple[PreTrainedModel, dict[str, float]]:
         teacher = self.initialiser.teacher

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -143,7 +144,11 @@ def ask_episode(
 
 
 def ask_member(
-    study: optuna.Study, space: SearchSpace, architecture: Architecture, predicted_reward: float | None = None
+    study: optuna.Study,
+    space: SearchSpace,
+    architecture: Architecture,
+    predicted_reward: float | None = None,
+    remarks: Mapping[str, Any] | None = None,
 ) -> Trial:
     """A running trial of one member, without asking a sampler.
 
@@ -152,12 +157,20 @@ def ask_member(
         space: The space that the member belongs to.
         architecture: The member.
         predicted_reward: What a sampler expected of it.
+        remarks: What the sampler noted when it asked for it (`sampler_remarks`).
     """
     study.sampler = _Fixed(space.values_of(architecture))
     with quiet():
         trial = study.ask({**space.distributions()})
     _name(trial, architecture, predicted_reward)
+    for name, value in (remarks or {}).items():
+        study._storage.set_trial_system_attr(trial._trial_id, name, value)
     return trial
+
+
+def sampler_remarks(study: optuna.Study, trial: Trial) -> dict[str, Any]:
+    """What a sampler noted of its own with a trial, such as the generation that it belongs to."""
+    return dict(study._storage.get_trial(trial._trial_id).system_attrs)
 
 
 def is_running(study: optuna.Study, trial: Trial) -> bool:

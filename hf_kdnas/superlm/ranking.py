@@ -132,13 +132,14 @@ def rank_space(
     mine = list(space)[processes.process_index :: processes.num_processes]
     kept, losses = folder / f"losses-{processes.process_index}.json", _known(folder)
     missing = [member for member in mine if member.key not in losses]
-    with narrator.loop(f"ranking {name}", len(mine)) as progress:
+    done = len(mine) - len(missing)
+    with narrator.loop(f"ranking {name}", len(mine), done) as progress:
         for start in range(0, len(missing), TOGETHER):
             group = missing[start : start + TOGETHER]
             found = held_out.mean_losses(superlm, group)
             losses |= {member.key: loss for member, loss in zip(group, found, strict=True)}
             write_json(kept, losses)
-            progress(len(mine) - len(missing) + start + len(group), "")
+            progress(done + start + len(group), "")
     processes.wait_for_everyone()
     losses = _known(folder)
     for key, loss in losses.items():

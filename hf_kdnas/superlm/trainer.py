@@ -109,7 +109,7 @@ class SuperLMTrainer:
             state = {"step": 0, "place": [0, 0], "history": [self._evaluated(0)], "losses": []}
         left_out = 0
         windows = self.windows.training(*state["place"])
-        with self._own_rng(), self.narrator.loop(what, section.steps) as progress:
+        with self._own_rng(), self.narrator.loop(what, section.steps, state["step"]) as progress:
             for step in range(state["step"], section.steps):
                 torch.manual_seed(self._drawn(step))
                 for group in optimiser.param_groups:

@@ -16,8 +16,10 @@ from hf_kdnas.errors import InvalidInput
 from hf_kdnas.search.sampler import KDNASSampler, make_sampler, predict_rewards, trained_episodes
 from hf_kdnas.search.study import (
     ask_episode,
+    ask_member,
     finished_candidates,
     open_study,
+    sampler_remarks,
     tell_baseline,
     tell_rejected,
 )
@@ -56,6 +58,23 @@ class TestEverySampler:
             run_episode(open_study(file, "search"), name, episode)
         parts = finished_candidates(open_study(file, "search"))
         assert [candidate.architecture.key for candidate in parts] == whole
+
+    def test_an_episode_that_was_noted_goes_on_as_it_would_have(self, tmp_path, name):
+        whole = tried_keys(tmp_path / "whole", name, 4)
+        file = tmp_path / "parts" / "study.log"
+        for episode in range(4):
+            study = open_study(file, "search")
+            asked = ask(study, name)
+            if episode == 1:
+                noted = [
+                    (shape, trial.user_attrs.get("predicted_reward"), sampler_remarks(study, trial))
+                    for trial, shape in asked
+                ]
+                study = open_study(file, "search")  # interrupted before anything was told
+                asked = [(ask_member(study, SPACE, *each), each[0]) for each in noted]
+            for trial, shape in asked:
+                tell(study, trial, shape, episode)
+        assert [each.architecture.key for each in finished_candidates(study)] == whole
 
     def test_is_reproducible_in_another_process(self, tmp_path, name):
         here = tried_keys(tmp_path / "here", name, 2)

@@ -285,6 +285,23 @@ def distillation_text(results: Mapping[str, Any]) -> str:
     )
 
 
+def training_text(results: Mapping[str, Any]) -> str:
+    """What students learned from beside the training rows, and their dropout; empty by default."""
+    distillation, sentences = results["distillation"], []
+    augmentation = distillation.get("augmentation") or {"copies": 0}
+    if copies := augmentation["copies"]:
+        texts = "one made text" if copies == 1 else f"{copies} made texts"
+        sentences.append(
+            f"For each training row students also learned from {texts}, the beginning of one row and the end "
+            f"of another with {augmentation['replaced']:.0%} of the tokens replaced, which the teacher alone "
+            "answered."
+        )
+    dropout = distillation["training"].get("dropout")
+    if dropout is not None:
+        sentences.append(f"Their dropout was {dropout:g} meanwhile.")
+    return " ".join(sentences)
+
+
 def hand_crafted_text(results: Mapping[str, Any]) -> str:
     """How the winner compares with the hand-crafted shapes, also where they do better; empty without them."""
     shapes = results["baselines"]

@@ -212,6 +212,14 @@ def test_results_of_older_versions_have_a_card_too(results: dict[str, Any]) -> N
     assert "# made-up" in card_text(results)
 
 
+def test_made_texts_are_told_of(results: dict[str, Any]) -> None:
+    assert "made text" not in card_text(results)
+    results["distillation"]["augmentation"] = {"copies": 1, "replaced": 0.1}
+    assert "- **Training**: For each training row students also learned from 1 made text, " in card_text(
+        results
+    )
+
+
 def test_the_teachers_revision_is_named(results: dict[str, Any]) -> None:
     results["teacher"] |= {"revision": "v2", "commit": None}
     assert "(6L-384H-1536F-12A-gelu, revision v2)" in card_text(results)

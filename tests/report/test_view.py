@@ -72,6 +72,16 @@ def test_what_distillation_was_worth_is_known_from_the_same_student_without_it(
     assert view.distillation_text(results) == ""
 
 
+def test_what_is_special_about_the_training_is_said(results: dict[str, Any]) -> None:
+    assert view.training_text(results) == ""
+    results["distillation"]["training"]["dropout"] = 0.0
+    assert view.training_text(results) == "Their dropout was 0 meanwhile."
+    results["distillation"]["augmentation"] = {"copies": 2, "replaced": 0.08}
+    text = view.training_text(results)
+    assert "from 2 made texts, the beginning of one row and the end of another with 8% of" in text
+    assert text.endswith("Their dropout was 0 meanwhile.")
+
+
 def test_a_random_search_is_compared_with(results: dict[str, Any]) -> None:
     results["random_baseline"] = {"architecture": "3L", "quality": 0.8272, "speedup": 3.0, "reward": 0.9}
     assert "found 3L" in view.search_text(results)

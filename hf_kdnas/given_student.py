@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.baselines import BASELINES, baseline_architecture
+from hf_kdnas.distill.checks import check_vocabularies
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.resources import resolve_path, why_not_loaded
-from hf_kdnas.teacher import without_remarks
+from hf_kdnas.teacher import TOKENIZERS, without_remarks
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # A student takes over the teacher's config but for its shape: embeddings of another size would be drawn anew.
 _ALIKE = ("model_type", "vocab_size", "max_position_embeddings", "type_vocab_size")
@@ -88,6 +90,32 @@ def alike_architecture(
     shape = Architecture.from_config(config)
     _require_alike(key, model, config, shape.apply_to(teacher), ("embedding_size",))
     return shape
+
+
+def check_tokenizer(
+    key: str, model: str, teacher: PreTrainedTokenizerBase, revision: str | None = None
+) -> None:
+    """See that a model that brings a tokenizer numbers its tokens as the teacher does.
+
+    Args:
+        key: The setting that names it.
+        model: Folder or Hub id.
+        teacher: The teacher's tokenizer.
+        revision: Of a model on the Hub.
+
+    Raises:
+        InvalidInput: If it doesn't, naming a token.
+    """
+    from transformers import AutoTokenizer
+
+    path = resolve_path(model)
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZERS):
+        return
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError):
+        return  # a repository without one
+    check_vocabularies(tokenizer, teacher, key)
 
 
 def _require_alike(

@@ -16,7 +16,8 @@ from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.training import shared_arguments
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
-from hf_kdnas.given_student import is_model, student_architecture
+from hf_kdnas.given_student import check_tokenizer, is_model, student_architecture
+from hf_kdnas.given_superlm import KEY as SUPERLM
 from hf_kdnas.given_superlm import find_superlms
 from hf_kdnas.latency.export import get_exporter
 from hf_kdnas.latency.target import LatencyTarget
@@ -172,6 +173,8 @@ def plan_distillation(recipe: Recipe) -> Plan:
         raise InvalidInput(
             "student", given, "a model brings its own weights", "Give a shape, or no distillation.superlm."
         )
+    else:
+        check_tokenizer("student", given, known.tokenizer, recipe.student_revision)
     compared = recipe.compare.objectives.values() if recipe.compare else ()
     space = SearchSpace({name: (getattr(student, name),) for name in DIMENSIONS}, head_size=student.head_size)
     return _checked(
@@ -197,6 +200,8 @@ def _load(recipe: Recipe) -> _Basis:
     superlm = recipe.distillation.superlm
     superlms = None if superlm is None else find_superlms(superlm, config)
     tokenizer = load_tokenizer(recipe.teacher, config, task=recipe.data.task)
+    for folder in superlms.shapes if superlms else ():
+        check_tokenizer(SUPERLM, str(folder), tokenizer)
     task = load_task(recipe.data, tokenizer, max_length=longest).of_teacher(recipe.teacher)
     if recipe.teacher.fine_tune is None and has_head(config, task.head):
         task = task.matched_to(config)

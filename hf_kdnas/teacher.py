@@ -28,7 +28,7 @@ _BYTE_LEVEL = ("roberta",)
 
 # Files of a teacher's folder, of each kind at least one.
 _CONFIGS = ("config.json",)
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "tokenizer.model")
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "tokenizer.model")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = {"pytorch_model.bin", "pytorch_model.bin.index.json"}
 
@@ -154,7 +154,7 @@ def check_folder(key: str, model: str, *, tokenizer: bool = True) -> None:
     if not folder.is_dir():
         return
     names = {path.name for path in folder.iterdir()}
-    for wanted, what in ((_CONFIGS, "config"), (_TOKENIZERS, "tokenizer"), (_WEIGHTS, "safetensors weights")):
+    for wanted, what in ((_CONFIGS, "config"), (TOKENIZERS, "tokenizer"), (_WEIGHTS, "safetensors weights")):
         if names.isdisjoint(wanted) and (tokenizer or what != "tokenizer"):
             remedy = "Give a folder that save_pretrained wrote, of the model and of its tokenizer."
             if what == "safetensors weights" and not names.isdisjoint(_PICKLED):

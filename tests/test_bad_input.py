@@ -154,6 +154,34 @@ def test_a_student_of_another_vocabulary(
     assert "the teacher's vocab_size is 120" in message
 
 
+@pytest.mark.parametrize(
+    ("workflow", "settings"),
+    [
+        ("distill", "--student={0}"),
+        ("search", "--distillation.initialisation=superlm --distillation.superlm={0}"),
+    ],
+)
+def test_a_student_that_numbers_as_many_tokens_otherwise(
+    tiny_project: Path,
+    tiny_bert_config,
+    tiny_tokenizer,
+    capsys: pytest.CaptureFixture[str],
+    workflow: str,
+    settings: str,
+) -> None:
+    student = tiny_project / "student"
+    AutoModelForSequenceClassification.from_config(tiny_bert_config).save_pretrained(student)
+    tiny_tokenizer.save_pretrained(student)
+    (student / "vocab.txt").unlink(missing_ok=True)
+    file = student / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer["model"]["vocab"] |= {"the": 6, "a": 5}
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    message = _refused(tiny_project, capsys, *settings.format(student).split(), workflow=workflow)
+    assert "'a' as id 5" in message
+    assert "the teacher's tokenizer has it as id 6; 2 tokens differ" in message
+
+
 def test_a_student_of_other_positions(
     tiny_project: Path, tiny_bert_config, capsys: pytest.CaptureFixture[str]
 ) -> None:

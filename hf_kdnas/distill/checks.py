@@ -83,9 +83,20 @@ def check_teacher(
 
 
 def check_vocabularies(
-    student: PreTrainedTokenizerBase | None, teacher: PreTrainedTokenizerBase | None
+    student: PreTrainedTokenizerBase | None,
+    teacher: PreTrainedTokenizerBase | None,
+    key: str = "processing_class",
 ) -> None:
-    """Refuse tokenizers that number their tokens differently, even where the sizes agree."""
+    """Refuse tokenizers that number their tokens differently, even where the sizes agree.
+
+    Args:
+        student: The student's, where it is known.
+        teacher: The teacher's, where it is known.
+        key: What brings the student's.
+
+    Raises:
+        InvalidInput: Naming a token.
+    """
     if student is None or teacher is None:
         return
     ours, theirs = student.get_vocab(), teacher.get_vocab()
@@ -93,7 +104,7 @@ def check_vocabularies(
     if differing:
         token = differing[0]
         raise InvalidInput(
-            "processing_class",
+            key,
             f"{token!r} as id {ours.get(token)}",
             f"the teacher's tokenizer has it as id {theirs.get(token)}; {len(differing)} tokens differ",
             "Use the teacher's tokenizer for the student.",

@@ -15,6 +15,7 @@ part: pip install --no-deps textbrewer==0.2.1 tensorboardX
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
@@ -138,9 +139,10 @@ def on_gpu(folder: Path, rounds: int) -> dict[str, Any]:
         arms[f"bf16{suffix}"] = partial(bench.distilled, losses=HIDDEN, signals=signals, settings=ours)
 
     def measured(name: str, number: int) -> float:
+        gc.collect()  # trainers are cycles: what an arm left would count for the next one
         torch.cuda.reset_peak_memory_stats()
         rate = arms[name](number)
-        memory[name] = torch.cuda.max_memory_allocated()
+        memory[name] = max(memory.get(name, 0), torch.cuda.max_memory_allocated())
         return rate
 
     rates = alternately({name: partial(measured, name) for name in arms}, rounds)

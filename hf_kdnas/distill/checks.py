@@ -80,6 +80,20 @@ def check_teacher(
             f"the teacher has {source.num_labels} labels",
             "Give student and teacher the same labels, or leave the logits objective out.",
         )
+    ours, named = _class_names(student.config), _class_names(source) if live is not None else None
+    if "logits" in needed and ours and named and ours != named and sorted(ours) == sorted(named):
+        raise InvalidInput(
+            "id2label",
+            ", ".join(ours),
+            f"the teacher has these classes in the order {', '.join(named)}",
+            "Give the student's config the teacher's id2label and label2id, and the rows its numbers.",
+        )
+
+
+def _class_names(config: PretrainedConfig) -> list[str] | None:
+    """The names of a model's classes in their order, in lower case; None where nobody named them."""
+    names = [str(config.id2label[number]).lower() for number in sorted(config.id2label or {})]
+    return None if all(name.startswith("label_") for name in names) else names
 
 
 def check_vocabularies(

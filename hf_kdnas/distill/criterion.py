@@ -81,6 +81,11 @@ class DistillationCriterion(nn.Module):
         """Names of the signals that the teacher has to give; fewer once a layer map is found."""
         return _union(module.teacher_signals for module in self._objectives.values())
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether no objective has constants that `calibrate` has still to fix."""
+        return all(objective.calibrated for objective in self._objectives.values())
+
     def counts(self, batch: Batch) -> dict[str, int | Tensor]:
         """Number of units of each objective in a batch, from its masks and labels alone."""
         return {name: objective.count(batch) for name, objective in self._objectives.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -137,14 +138,16 @@ class DistillationCollator:
 
 def _labels(values: Sequence[Any], length: int) -> Tensor:
     """One a row, or multi-hot floats, as they are; one a token padded."""
+    if hasattr(values[0], "tolist"):  # a dataset with_format("torch") or "numpy"
+        values = [value.tolist() for value in values]
     if isinstance(values[0], Sequence) and isinstance(values[0][0], int):
         return pad(values, IGNORED, length)[0]
     return torch.tensor(values)
 
 
 def spread_rows(rows: Sequence[Row]) -> list[Row]:
-    """Some SAMPLE_ROWS rows spread over all, the same on every rank: what objectives are calibrated on."""
-    return [rows[index] for index in range(0, len(rows), max(1, len(rows) // SAMPLE_ROWS))]
+    """At most SAMPLE_ROWS rows spread over all, the same on every rank: what objectives are calibrated on."""
+    return [rows[index] for index in range(0, len(rows), math.ceil(len(rows) / SAMPLE_ROWS))]
 
 
 def _check_texts(signals: TeacherSignals, indices: list[int], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -51,7 +51,8 @@ def layer_pairs(kind: str | Iterable[Sequence[int]], teacher_layers: int, studen
     if not isinstance(kind, str):
         return _explicit_pairs(kind, teacher_layers, student_layers)
     if kind not in KINDS:
-        raise InvalidInput("layers", kind, f"layer maps are {', '.join(KINDS)}", "Choose one, or list pairs.")
+        allowed = f"layer maps are {', '.join(KINDS)}, and searched for hidden states"
+        raise InvalidInput("layers", kind, allowed, "Choose one, or list pairs.")
     if student_layers > teacher_layers and kind != "uniform-consecutive":
         raise InvalidInput(
             "layers",

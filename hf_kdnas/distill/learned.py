@@ -26,9 +26,10 @@ def load_learned(criterion: DistillationCriterion, checkpoint: Path) -> None:
     """Take the learned maps from a checkpoint, if the criterion has any.
 
     Raises:
-        InvalidInput: If the checkpoint lacks them.
+        InvalidInput: If the checkpoint lacks them, or has those of other objectives.
     """
-    if not criterion.state_dict():
+    wanted = {name: tensor.shape for name, tensor in criterion.state_dict().items()}
+    if not wanted:
         return
     file = checkpoint / CRITERION
     if not file.exists():
@@ -38,4 +39,12 @@ def load_learned(criterion: DistillationCriterion, checkpoint: Path) -> None:
             f"must hold {CRITERION}, the learned maps, which save_only_model leaves out",
             "Resume from a checkpoint that was saved without save_only_model, or train anew.",
         )
-    criterion.load_state_dict(load_file(file))
+    learned = load_file(file)
+    if {name: tensor.shape for name, tensor in learned.items()} != wanted:
+        raise InvalidInput(
+            "resume_from_checkpoint",
+            str(checkpoint),
+            f"its learned maps are not those of the objectives {', '.join(criterion.weights)}",
+            "Go on with the objectives and the shapes that it was saved with, or train anew.",
+        )
+    criterion.load_state_dict(learned)

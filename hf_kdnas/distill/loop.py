@@ -81,7 +81,7 @@ def train_alone(
     read = _reader(student, criterion, teacher, device, precisions)
     with torch.random.fork_rng(), narrator.loop(what, steps) as progress:
         torch.manual_seed(seed)
-        if criterion.teacher_signals:
+        if not criterion.calibrated:
             sample = _to_device(collator(spread_rows(rows)), device)
             student.eval()
             with torch.no_grad():

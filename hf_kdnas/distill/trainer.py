@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.training_args import ParallelMode
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments
@@ -143,12 +144,22 @@ class DistillationTrainer(Trainer):
         set_dropout(student, self.args.dropout)
         self._student = student
         self.criterion = criterion.to(self.args.device)
-        self._student_capture = Capture(student, criterion.student_signals)
+        self._student_capture = Capture(student, criterion.student_signals, only=self._may_stop_early())
         self._read_only_needed()
         self._terms: dict[str, Tensor] = {}
         # The step at which each term was not finite for the first time; 0 where it always was.
         self._broken_at = torch.zeros(len(criterion.weights), dtype=torch.long, device=self.args.device)
         self._steps_since_log = 0
+
+    def _may_stop_early(self) -> bool:
+        """Whether a student's forward may end with its last signal, without a head that nothing reads.
+
+        Where others wrap it, they want it whole: DDP's reducer, what was compiled, what is computed again.
+        """
+        args = self.args
+        return args.parallel_mode == ParallelMode.NOT_PARALLEL and not (
+            args.torch_compile or getattr(args, CHECKPOINTING)
+        )
 
     def _read_only_needed(self) -> None:
         """Take those of the teacher's signals that the criterion reads; a layer search leaves fewer."""
@@ -206,7 +217,8 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[Any], dict[str, Tensor]]:
         """The micro-batches of a step, and the units of each objective over all of them and all ranks."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._steps_since_log += 1
+        # Of a resumed run Transformers 4.57 takes none for steps of the epoch that were done before.
+        self._steps_since_log += bool(samples)
         self.criterion.progress = self.state.global_step / max(1, self.state.max_steps)
         # Trainer empties the gradients of the student alone.
         self.criterion.zero_grad()
@@ -249,7 +261,7 @@ class DistillationTrainer(Trainer):
         self._broken_at = torch.where(broken, self.state.global_step + 1, self._broken_at)
         # DDP takes the mean over ranks where the step's loss is their sum.
         loss = loss * self.accelerator.num_processes
-        return (loss, {"loss": loss, "logits": student["logits"]}) if return_outputs else loss
+        return (loss, {"loss": loss, "logits": student.get("logits")}) if return_outputs else loss
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Trainer's own, for texts that the student has positions for."""
@@ -327,15 +339,16 @@ class DistillationTrainer(Trainer):
 
     def _calibrate(self) -> None:
         """Fix the objectives' constants on rows spread over the training set, the same on every rank."""
-        if not self.criterion.teacher_signals:
+        if self.criterion.calibrated:
             return
         rows = spread_rows(self.train_dataset)
         self._checked(rows)
         batch = self._prepare_inputs(self.data_collator(rows))
         student = cast("nn.Module", self.model)
         training = student.training
+        capture = Capture(student, self.criterion.student_signals, only=True)
         with torch.no_grad(), self.accelerator.autocast():
-            signals = forward_signals(student.eval(), self._student_capture, batch)
+            signals = forward_signals(student.eval(), capture, batch)
         student.train(training)
         self.criterion.calibrate(signals, self._teacher_signals(batch), batch)
         if self.accelerator.num_processes > 1:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import BatchSampler
 from transformers import DistilBertConfig
 
-from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler, pad
+from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler, pad, spread_rows
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.tasks.masking import Masking
@@ -98,6 +99,28 @@ def test_segments_that_the_teacher_read_belong_to_a_text(reads, tiny_bert_config
             else:
                 with pytest.raises(InvalidInput, match="with their token_type_ids"):
                     collate([row])
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_rows_of_a_formatted_dataset(form):
+    rows = {
+        "input_ids": [[2, 7, 3], [2, 3]],
+        "tags": [[0, 1, -100], [0, 0]],
+        "topics": [[0.0, 1.0], [1.0, 1.0]],
+    }
+    dataset = datasets.Dataset.from_dict(rows).with_format(form)
+    for column, expected in (("tags", [[0, 1, -100], [0, 0, -100]]), ("topics", topics)):
+        named = dataset.select_columns(["input_ids", column]).rename_column(column, "labels")
+        batch = DistillationCollator(0)([named[0], named[1]])
+        assert batch["labels"].tolist() == expected
+        assert batch["input_ids"].tolist() == [[2, 7, 3], [2, 3, 0]]
+
+
+def test_at_most_some_rows_are_looked_at():
+    for count in (1, 63, 64, 65, 100, 127, 128, 1000):
+        sample = spread_rows(range(count))
+        assert count // 2 <= len(sample) * max(1, count // 64) <= 2 * count
+        assert len(sample) <= 64
 
 
 def test_every_index_once_and_only_the_last_batch_smaller():

@@ -450,6 +450,15 @@ def test_a_checkpoint_without_the_learned_maps_is_refused(teacher, make_student,
         again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
 
 
+def test_a_checkpoint_of_other_objectives_is_refused(teacher, make_student, arguments, tmp_path):
+    args = arguments(save_strategy="steps", save_steps=1, objectives={"hidden": {}}, max_steps=1)
+    DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(16)).train()
+    args.objectives = {"hidden": {"layers": "uniform-consecutive"}}
+    again = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(16))
+    with pytest.raises(InvalidInput, match="its learned maps are not those of the objectives hidden"):
+        again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_layers_that_a_search_passed_over_are_read_no_more(teacher, make_student, arguments, tmp_path, live):
     rows, names = rows_of(16), [f"hidden.{layer}" for layer in (1, 2, 3)]
@@ -503,6 +512,34 @@ def test_terms_are_logged_by_name(teacher, make_student, arguments):
         weighted = sum(weight.at(0) * logs[f"loss_{name}"] for name, weight in weights.items())
         assert logs["loss"] == pytest.approx(weighted, abs=1e-3)
     assert first["loss_hidden"] != second["loss_hidden"]
+
+
+def test_terms_are_those_of_the_steps_since_a_resumption(teacher, make_student, arguments, tmp_path):
+    args = arguments(save_strategy="steps", save_steps=3, logging_strategy="epoch", max_steps=4)
+    for _ in range(2):
+        trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(32))
+        last = tmp_path / "out" / "checkpoint-3"
+        trainer.train(resume_from_checkpoint=str(last) if last.exists() else None)
+    logs = next(each for each in trainer.state.log_history if "loss" in each)
+    weighted = sum(weight.at(0) * logs[f"loss_{name}"] for name, weight in check_objectives(ALL).items())
+    assert weighted == pytest.approx(logs["loss"], abs=1e-3)
+
+
+def test_a_head_that_nothing_reads_is_not_run(tiny_bert_config, arguments):
+    shapes = Architecture.from_config(tiny_bert_config), SHAPE
+    teacher, student = (AutoModelForMaskedLM.from_config(each.apply_to(tiny_bert_config)) for each in shapes)
+    runs = []
+    student.cls.register_forward_hook(lambda *_: runs.append(1))
+    for objectives, expected in (({"hidden": {}}, 0), ({"hidden": {}, "mlm": {}}, 2)):
+        trainer = DistillationTrainer(
+            student,
+            arguments(objectives=objectives),
+            teacher,
+            masking=Masking(4, 120, (0, 2, 3, 4), 0.5),
+            train_dataset=[{"input_ids": row["input_ids"]} for row in rows_of(16)],
+        )
+        trainer.train()
+        assert len(runs) == expected
 
 
 def test_a_weight_falls_with_the_steps(teacher, make_student, arguments):
@@ -603,6 +640,17 @@ def test_another_numbering_of_the_tokens_is_refused(
 def test_other_labels_are_refused(teacher, make_student, arguments):
     with pytest.raises(InvalidInput, match="num_labels: got 3; the teacher has 2 labels"):
         DistillationTrainer(make_student(num_labels=3), arguments(), teacher, train_dataset=rows_of(8))
+
+
+def test_the_same_labels_in_another_order_are_refused(teacher, make_student, arguments):
+    teacher.config.id2label = {0: "entailment", 1: "contradiction"}
+    with pytest.raises(InvalidInput, match="id2label: got 'contradiction, entailment'; the teacher has"):
+        DistillationTrainer(
+            make_student(id2label={0: "contradiction", 1: "entailment"}),
+            arguments(),
+            teacher,
+            train_dataset=rows_of(8),
+        )
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,11 @@ class Objective(nn.Module):
         teacher_signals: Names of the teacher's signals that `forward` reads.
         head: The student's head for whole texts; None for another one, or where the labels alone say what
             they mean.
+        calibrated: Whether there is nothing that `calibrate` has still to fix.
     """
+
+    # Whether `total` takes tokens out of the signals first, which then come as the models give them.
+    selects = False
 
     head: Head | None = None
     student_signals: frozenset[str] = frozenset()
@@ -85,6 +89,7 @@ class Objective(nn.Module):
         super().__init__()
         self.student = student
         self.teacher = teacher
+        self.calibrated = type(self).calibrate is Objective.calibrate
 
     def count(self, batch: Batch) -> int | Tensor:
         """Number of units in a batch, from its masks and labels alone (no signals)."""
@@ -93,7 +98,8 @@ class Objective(nn.Module):
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Sum of the loss over the units of a batch.
 
-        Autocast is off, signals come in fp32 at least and with zeros at padded positions.
+        Autocast is off, signals come in fp32 at least and with zeros at padded positions, but where the
+        objective `selects`.
         """
         raise NotImplementedError
 
@@ -125,12 +131,15 @@ class Objective(nn.Module):
         self._autocast = torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=False):
             return self.total(
-                {name: _cleaned(student[name], padding) for name in self.student_signals},
+                self._given(student, self.student_signals, padding),
                 teacher
                 if isinstance(teacher, SharedSignals)
-                else {name: _cleaned(teacher[name], padding) for name in self.teacher_signals},
+                else self._given(teacher, self.teacher_signals, padding),
                 batch,
             )
+
+    def _given(self, signals: Signals, names: frozenset[str], padding: Tensor) -> Signals:
+        return {name: signals[name] if self.selects else _cleaned(signals[name], padding) for name in names}
 
     def mapped(self, learned: nn.Module, states: Tensor) -> Tensor:
         """States through a learned map: computed as the model's own layers are, returned in fp32 at least.
@@ -138,7 +147,7 @@ class Objective(nn.Module):
         In fp32 beside a model in bf16 one map of a hidden state would cost as much as a layer on a GPU.
         """
         with torch.autocast(states.device.type, enabled=self._autocast):
-            return _at_least_fp32(learned(states))
+            return at_least_fp32(learned(states))
 
 
 def _cleaned(signal: Tensor, padding: Tensor) -> Tensor:
@@ -147,11 +156,12 @@ def _cleaned(signal: Tensor, padding: Tensor) -> Tensor:
     Emptied before it is used, because what stands there may be infinite, and would reach the real
     tokens through the matrix products of a backward pass.
     """
-    signal = _at_least_fp32(signal)
+    signal = at_least_fp32(signal)
     return signal.masked_fill(padding[..., None], 0) if signal.dim() > 2 else signal
 
 
-def _at_least_fp32(tensor: Tensor) -> Tensor:
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """A tensor in fp32 where it comes in half precision."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

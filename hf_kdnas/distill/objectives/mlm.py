@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_tokens
+from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, at_least_fp32, count_tokens
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.labels import IGNORED
 
@@ -30,6 +30,8 @@ class MaskedLM(Objective):
     Raises:
         InvalidInput: If the positions are unknown or the temperature is not positive.
     """
+
+    selects = True  # a vocabulary is wide
 
     def __init__(
         self,
@@ -61,9 +63,8 @@ class MaskedLM(Objective):
     def total(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Sum over them."""
         where = batch["attention_mask"].bool() if self.positions == "all" else _hidden(batch)
-        # Chosen before the softmax: a vocabulary is wide.
         log_q, log_p = (
-            functional.log_softmax(signals["logits"][where] / self.temperature, dim=-1)
+            functional.log_softmax(at_least_fp32(signals["logits"][where]) / self.temperature, dim=-1)
             for signals in (student, teacher)
         )
         return self.temperature**2 * functional.kl_div(log_q, log_p, reduction="sum", log_target=True)

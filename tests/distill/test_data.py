@@ -103,11 +103,8 @@ def test_segments_that_the_teacher_read_belong_to_a_text(reads, tiny_bert_config
 
 @pytest.mark.parametrize("form", ["numpy", "torch"])
 def test_rows_of_a_formatted_dataset(form):
-    rows = {
-        "input_ids": [[2, 7, 3], [2, 3]],
-        "tags": [[0, 1, -100], [0, 0]],
-        "topics": [[0.0, 1.0], [1.0, 1.0]],
-    }
+    topics = [[0.0, 1.0], [1.0, 1.0]]
+    rows = {"input_ids": [[2, 7, 3], [2, 3]], "tags": [[0, 1, -100], [0, 0]], "topics": topics}
     dataset = datasets.Dataset.from_dict(rows).with_format(form)
     for column, expected in (("tags", [[0, 1, -100], [0, 0, -100]]), ("topics", topics)):
         named = dataset.select_columns(["input_ids", column]).rename_column(column, "labels")

@@ -18,12 +18,18 @@ class Embeddings(HiddenStates):
         student: Shape of the student.
         teacher: Shape of the teacher.
         projection: The fixed map P, (H_T, H_S), or None to learn one.
+        learned: Learn one all the same; it begins as P.
 
     Raises:
         InvalidInput: If the projection's shape doesn't fit.
     """
 
     def __init__(
-        self, student: Architecture, teacher: Architecture, *, projection: Tensor | None = None
+        self,
+        student: Architecture,
+        teacher: Architecture,
+        *,
+        projection: Tensor | None = None,
+        learned: bool = False,
     ) -> None:
-        super().__init__(student, teacher, layers=[[0, 0]], projection=projection)
+        super().__init__(student, teacher, layers=[[0, 0]], projection=projection, learned=learned)

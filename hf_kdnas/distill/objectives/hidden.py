@@ -37,6 +37,7 @@ class HiddenStates(Objective):
         teacher: Shape of the teacher.
         layers: Layer map by name, `searched`, or pairs [teacher layer, student layer] (see `layer_pairs`).
         projection: The fixed map P, (H_T, H_S), or None to learn maps.
+        learned: Learn maps all the same; they begin as P.
 
     Raises:
         InvalidInput: If a layer doesn't exist or the projection's shape doesn't fit.
@@ -53,8 +54,12 @@ class HiddenStates(Objective):
         *,
         layers: str | Sequence[Sequence[int]] = "uniform",
         projection: Tensor | None = None,
+        learned: bool = False,
     ) -> None:
         super().__init__(student, teacher)
+        if projection is not None:
+            _check_projection(projection, student, teacher)
+        beginning, projection = projection, None if learned else projection
         self.searched = layers == SEARCHED
         self.sources = _candidates(student, teacher) if self.searched else _sources(student, teacher, layers)
         self.used = sorted({source for sources in self.sources.values() for source in sources})
@@ -69,8 +74,8 @@ class HiddenStates(Objective):
                     for layer, sources in self.sources.items()
                 }
             )
-        else:
-            _check_projection(projection, student, teacher)
+            if beginning is not None:
+                self._begin_as(beginning)
         # The teacher layer of each student layer, 0 until it is found.
         found = torch.zeros(student.num_hidden_layers, dtype=torch.long) if self.searched else None
         self.register_buffer("found", found)
@@ -102,14 +107,18 @@ class HiddenStates(Objective):
             self._use(self.found)
         self.calibrated = True
 
-    @torch.no_grad()
     def begin_as_copy(self) -> None:
         """Set each learned map to the identity, once for each of its teacher layers."""
         if self.projection is None:
-            for learned in self.maps.values():
-                weight, bias = (cast("Tensor", getattr(learned, name)) for name in ("weight", "bias"))
-                weight.copy_(torch.eye(weight.shape[1]).repeat(weight.shape[0] // weight.shape[1], 1))
-                bias.zero_()
+            self._begin_as(torch.eye(self.teacher.hidden_size))
+
+    @torch.no_grad()
+    def _begin_as(self, projection: Tensor) -> None:
+        """Set each learned map to what undoes a projection, once for each of its teacher layers."""
+        for learned in self.maps.values():
+            weight, bias = (cast("Tensor", getattr(learned, name)) for name in ("weight", "bias"))
+            weight.copy_(projection.repeat(len(weight) // len(projection), 1))
+            bias.zero_()
 
     def student_units(self, name: str) -> tuple[UnitGroup | None, ...]:
         """Maps read residual units."""

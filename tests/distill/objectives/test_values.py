@@ -320,6 +320,19 @@ def test_attention_of_the_embeddings_is_refused():
         Attention(STUDENT, TEACHER, layers=[[0, 1]])
 
 
+@pytest.mark.parametrize("layers", ["uniform+last", "searched"])
+def test_learned_maps_begin_as_the_projection_that_is_given(layers):
+    projection = torch.linalg.qr(torch.randn(12, 8, dtype=torch.float64))[0]
+    objective = HiddenStates(STUDENT, TEACHER, layers=layers, projection=projection, learned=True).double()
+    student = signals_of(STUDENT, 2)
+    teacher = {f"hidden.{layer}": student["hidden.1"] @ projection.T for layer in range(1, 5)}
+    for layer, learned in objective.maps.items():
+        for wanted in objective.mapped(learned, student["hidden.1"]).chunk(len(learned.weight) // 12, -1):
+            torch.testing.assert_close(wanted, teacher[f"hidden.{layer}"])
+    assert all(parameter.requires_grad for parameter in objective.parameters())
+    assert objective.projection is None
+
+
 @pytest.mark.parametrize("projected", [False, True])
 def test_hidden_searched_finds_the_layers_that_are_alike(projected):
     projection = torch.eye(12, dtype=torch.float64)[:, :8] if projected else None

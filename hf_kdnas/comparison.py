@@ -10,8 +10,22 @@ from hf_kdnas.tasks import evaluate_model
 
 if TYPE_CHECKING:
     from hf_kdnas.architecture import Architecture
-    from hf_kdnas.recipe import CompareSection
+    from hf_kdnas.recipe import CompareSection, Recipe
     from hf_kdnas.stages import Stages
+
+
+def compared_sets(recipe: Recipe) -> dict[str, dict[str, dict[str, Any]]]:
+    """The sets of objectives that a recipe compares, with the labels alone first where it doesn't list them.
+
+    Args:
+        recipe: The recipe; without `compare` it compares none.
+    """
+    if recipe.compare is None:
+        return {}
+    listed = recipe.compare.objectives
+    if recipe.data.task == "sentence-similarity" or any(set(each) == {"task"} for each in listed.values()):
+        return listed
+    return {"no distillation": {"task": {}}, **listed}
 
 
 def compare(stages: Stages, section: CompareSection, architecture: Architecture) -> list[dict[str, Any]]:
@@ -21,7 +35,7 @@ def compare(stages: Stages, section: CompareSection, architecture: Architecture)
 
     Args:
         stages: A run whose teacher and signals are prepared.
-        section: The sets and the seeds.
+        section: The recipe's, for the seeds.
         architecture: The shape.
 
     Returns:
@@ -30,7 +44,7 @@ def compare(stages: Stages, section: CompareSection, architecture: Architecture)
     """
     task, processes = stages.plan.task, stages.processes
     arms = []
-    for name, objectives in section.objectives.items():
+    for name, objectives in compared_sets(stages.recipe).items():
         chosen, reported = [], []
         for seed in section.seeds:
             stages.narrator.say(f"  {name}, seed {seed}")

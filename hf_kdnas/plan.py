@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.baselines import baseline_architecture
+from hf_kdnas.comparison import compared_sets
 from hf_kdnas.distill.arguments import training_arguments
 from hf_kdnas.distill.augmentation import with_spliced
 from hf_kdnas.distill.criterion import DistillationCriterion
@@ -136,6 +137,13 @@ def plan_search(recipe: Recipe) -> Plan:
         MissingPackage: If a package is missing, with the line that installs it.
     """
     check_sampler(recipe.search.sampler)
+    if recipe.compare is not None:
+        raise InvalidInput(
+            "compare",
+            [*recipe.compare.objectives],
+            "a search trains every student from distillation.objectives",
+            "Leave it out, or compare signals for the student that it finds: kdnas distill --student ...",
+        )
     known = _load(recipe)
     teacher = Architecture.from_config(known.config)
     initialisation = recipe.distillation.initialisation
@@ -175,7 +183,6 @@ def plan_distillation(recipe: Recipe) -> Plan:
         )
     else:
         check_tokenizer("student", given, known.tokenizer, recipe.student_revision)
-    compared = recipe.compare.objectives.values() if recipe.compare else ()
     space = SearchSpace({name: (getattr(student, name),) for name in DIMENSIONS}, head_size=student.head_size)
     return _checked(
         Plan(
@@ -185,7 +192,7 @@ def plan_distillation(recipe: Recipe) -> Plan:
             space=space,
             baselines={},
             student=given,
-            objectives=(recipe.distillation.objectives, *compared),
+            objectives=(recipe.distillation.objectives, *compared_sets(recipe).values()),
         )
     )
 

@@ -249,7 +249,7 @@ class CompareSection:
     objectives: dict[str, dict[str, dict[str, Any]]] = field(
         metadata={
             "help": "sets of objectives by a name of yours, each written as `distillation.objectives`; "
-            "`labels: {task: {}}` is the student without distillation"
+            "the student without distillation, `{task: {}}`, is added where the data have labels"
         }
     )
     seeds: list[int] = option(

@@ -208,7 +208,7 @@ def _check_augmentation(recipe: Recipe) -> None:
         )
     compared = recipe.compare.objectives if recipe.compare is not None else {}
     for where, objectives in (("distillation", recipe.distillation.objectives), *compared.items()):
-        if "task" in objectives:
+        if "task" in objectives and (len(objectives) > 1 or where == "distillation"):
             raise InvalidInput(
                 key,
                 copies,

@@ -156,6 +156,8 @@ class Stages:
         if objectives is not None:
             section = replace(section, objectives=dict(objectives))
         seed = self.recipe.seed if seed is None else seed
+        # Made texts have no labels.
+        from_labels = set(section.objectives) == {"task"}
         settings = asdict(section)
         settings.pop("superlm")  # its weights count, not where they are
         return FullDistillation(
@@ -163,7 +165,7 @@ class Stages:
             inputs=self.hash(seed, settings, *self.brought),
             initialiser=self.initialiser,
             section=section,
-            rows=self.plan.distilled_rows,
+            rows=self.plan.task.train if from_labels else self.plan.distilled_rows,
             signals=self.materials.signals,
             masking=self.plan.task.masking,
             tokenizer=self.plan.tokenizer,

@@ -49,6 +49,7 @@ def _refused(
             ("--search.constraints.speedup", "1e6", "--search.constraints.latency_ms", "1e6"),
             ("constraints.speedup", "the fastest"),
         ),
+        (("--compare", "{objectives: {OD: {logits: {}}}}"), ("compare: got ['OD']", "kdnas distill")),
         (("--latency.provider", "TPUExecutionProvider"), ("latency.provider", "CPUExecutionProvider")),
         (("--latency.sequence_length", "100"), ("latency.sequence_length", "64")),
         (("--search.baselines", "[distilbert]"), ("search.baselines", "6L-768H-3072F-12A-gelu")),
@@ -126,8 +127,13 @@ def test_a_setting_that_cannot_be_used(
             ("distillation.augmentation.copies", "made texts have no labels"),
         ),
         (
-            ("--distillation.augmentation.copies", "1", "--compare", "{objectives: {labels: {task: {}}}}"),
-            ("distillation.augmentation.copies", "the objective task of labels"),
+            (
+                "--distillation.augmentation.copies",
+                "1",
+                "--compare",
+                "{objectives: {both: {task: {}, logits: {}}}}",
+            ),
+            ("distillation.augmentation.copies", "the objective task of both"),
         ),
         (
             ("--distillation.augmentation.copies", "1", "--data.text", "[text, other]"),

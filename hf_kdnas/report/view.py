@@ -281,7 +281,7 @@ def distillation_text(results: Mapping[str, Any]) -> str:
         return ""
     return (
         "The same student was not trained without distillation: nothing is known about what distillation was "
-        "worth. The setting compare of kdnas distill tells, with labels: {task: {}} among its objectives."
+        "worth. The setting compare of kdnas distill tells."
     )
 
 

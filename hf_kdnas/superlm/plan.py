@@ -14,7 +14,7 @@ from hf_kdnas.distill.criterion import check_objectives
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.plan import make_space
-from hf_kdnas.recipe import SpaceSection
+from hf_kdnas.recipe import DistillationSection, SpaceSection
 from hf_kdnas.recipe_checks import check_section
 from hf_kdnas.recipe_files import nearest
 from hf_kdnas.slicing import parameter_counter
@@ -199,6 +199,11 @@ def _check_unused(recipe: Recipe) -> None:
             recipe.report_to,
             "a SuperLM's losses are told in spaces/NAME/history.json alone",
             ["none"],
+        ),
+        "distillation": (
+            recipe.distillation,
+            "a SuperLM is trained as superlm.training and superlm.objectives say",
+            DistillationSection(),
         ),
         "space": (
             recipe.space,

@@ -83,6 +83,10 @@ REFUSED = {
         ["teacher.fine_tune={epochs: 3}"],
         r"teacher\.fine_tune: got .*epochs=3.*; a SuperLM learns from the teacher as it is",
     ),
+    "the training of a single student": (
+        ["distillation.training.learning_rate=1e-3"],
+        r"distillation: got .*learning_rate=0\.001.*; a SuperLM is trained as superlm\.training and",
+    ),
     "a tracker": (["report_to=[tensorboard]"], r"report_to: got \['tensorboard'\]; .*history\.json alone"),
     "the space of a search": (
         ["space.max_parameters=1000"],

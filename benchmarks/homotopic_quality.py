@@ -2,7 +2,8 @@
 
 The MiniLM teacher over WikiText-2 and the novels, to half its width, some 10 minutes of training an arm. An
 arm that is narrow from the first step on is cheaper: it takes as many steps as the narrowed one has seconds
-for, and where it stood after as many steps is read from its course. All arms have the same terms, and the
+for, and where it stood after as many steps is read from its course (its learning rate had not yet fallen to 0
+there, as the narrowed one's had). All arms have the same terms, and the
 maps that the package would give them: learned from the identity on where a student is narrowed, the
 projection itself where it begins projected, learned where it is drawn. Their discrepancy on the same held-out
 rows is looked at over the steps (HomoDistil's Figure 2), in seconds that no arm is charged for. One student
@@ -30,7 +31,8 @@ import prepared
 import torch
 from harness import Benchmark, spread
 from prepared import TITLES, Prepared
-from transformers import PreTrainedModel
+from trainers import WARM_UP, Clock
+from transformers import PreTrainedModel, TrainerCallback
 
 from hf_kdnas import Architecture, load_recipe
 from hf_kdnas.distill.data import DistillationCollator
@@ -152,16 +154,20 @@ class Arms:
 
     def at_once(self, arm: str, seconds: float) -> dict[str, Any]:
         """A student of the target's shape from the first step on, trained for so many seconds."""
-        pilot, *_ = self._trained(f"{arm}-pilot", ARMS_AT_ONCE[arm], self.scale.pilot)
-        steps = round(seconds / pilot * self.scale.pilot)
+        clock = Clock(self.scale.pilot, torch.device("cpu"))
+        self._trained(f"{arm}-pilot", ARMS_AT_ONCE[arm], self.scale.pilot, [clock])
+        steps = round(seconds / clock.seconds * (self.scale.pilot - WARM_UP))
         taken, stages, trainer = self._trained(arm, ARMS_AT_ONCE[arm], steps)
         return self._figures(arm, stages, trainer.model, steps, taken, trainer.state.log_history)
 
-    def _trained(self, arm: str, method: str, steps: int) -> tuple[float, Stages, HomotopicTrainer]:
+    def _trained(
+        self, arm: str, method: str, steps: int, callbacks: Sequence[TrainerCallback] = ()
+    ) -> tuple[float, Stages, HomotopicTrainer]:
         recipe = self._recipe(arm, steps, [f"student={TARGET.key}", f"distillation.initialisation={method}"])
         stages = Stages(plan_distillation(recipe), RunFolder(Path(recipe.output_dir)), join_processes())
         stages.prepare()
         checkpoints = Path(recipe.output_dir) / "checkpoints"
+        shutil.rmtree(checkpoints, ignore_errors=True)
         teacher, section = stages.initialiser.teacher, recipe.distillation
         held_out, size = looked_at(stages), section.training.batch_size
         collator = DistillationCollator(stages.plan.task.pad_token_id)
@@ -183,6 +189,7 @@ class Arms:
             reference=teacher,
             held_out=[collator(held_out[start : start + size]) for start in range(0, len(held_out), size)],
             evaluation_steps=self._every(steps),
+            callbacks=[*callbacks],
         )
         seconds, _ = timed(lambda: run_trainer(trainer, checkpoints, stages.narrator, arm))
         return seconds, stages, trainer

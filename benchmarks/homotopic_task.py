@@ -52,7 +52,6 @@ def as_fast(folder: Path, settings: list[str]) -> Architecture:
     """The widest shape of the teacher's depth that is no slower than every second layer, measured."""
     plan = plan_distillation(load_recipe("sst2_signals", [*settings, f"output_dir={folder}"]))
     stages = Stages(plan, RunFolder(folder), join_processes())
-    stages.export_reference()
     [shallow] = plan.space
     teacher, most = plan.teacher, stages.latencies(shallow).ratio
     heads = teacher.num_attention_heads
@@ -78,7 +77,7 @@ def main() -> None:
             folder = options.runs / name / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
             if cell := benchmark.cell(f"{arm}/seed-{seed}", partial(measured, folder, arm, settings)):
                 cells.setdefault(arm, []).append(cell)
-    for arm in (PROJECTED, EVERY_SECOND):
+    for arm in (PROJECTED, EVERY_SECOND, LABELS):
         if all(len(cells.get(each, [])) == len(seeds) for each in (NARROWED, arm)):
             ours, theirs = (fmean(cell["quality"] for cell in cells[each]) for each in (NARROWED, arm))
             gain = 100 * (ours - theirs)

@@ -17,7 +17,7 @@ from harness import parser
 
 from hf_kdnas import workflows
 from hf_kdnas.recipe import EvaluationSection
-from hf_kdnas.run import write_text
+from hf_kdnas.run import atomic_folder, write_text
 
 # Of both, so many lines at a time: what is read first is of both kinds.
 TEXTS, LINES = ("wikitext-2", "novels"), 50
@@ -82,16 +82,19 @@ class Prepared:
         """GLUE's tasks, with a part of SST-2."""
         folder = self.folder / "glue"
         if not folder.exists():
-            folder.mkdir(parents=True)
-            for task in ("mrpc", "rte"):
-                (folder / task).symlink_to((self.data / "glue" / task).resolve())
-            source, sst2 = self.data / "glue" / "sst2", folder / "sst2"
-            sst2.mkdir()
-            rows = pyarrow.parquet.read_table(source / "train.parquet")
-            part = sorted(random.Random(0).sample(range(len(rows)), self.sentences))
-            pyarrow.parquet.write_table(rows.take(part), sst2 / "train.parquet")
-            (sst2 / "validation.parquet").symlink_to((source / "validation.parquet").resolve())
+            with atomic_folder(folder) as unfinished:
+                self._make_tasks(unfinished)
         return folder
+
+    def _make_tasks(self, folder: Path) -> None:
+        for task in ("mrpc", "rte"):
+            (folder / task).symlink_to((self.data / "glue" / task).resolve())
+        source, sst2 = self.data / "glue" / "sst2", folder / "sst2"
+        sst2.mkdir()
+        rows = pyarrow.parquet.read_table(source / "train.parquet")
+        part = sorted(random.Random(0).sample(range(len(rows)), self.sentences))
+        pyarrow.parquet.write_table(rows.take(part), sst2 / "train.parquet")
+        (sst2 / "validation.parquet").symlink_to((source / "validation.parquet").resolve())
 
 
 def _in_turn(files: Sequence[Path]) -> Iterator[str]:

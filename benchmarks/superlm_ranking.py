@@ -105,11 +105,13 @@ class Table:
     def targets(self, chosen: Sequence[Member], lone: Sequence[Member], drawn: Sequence[Member]) -> None:
         """Note the targets."""
         for task in self.tasks:
-            found = [(each.loss, self._score(each, task)) for each in chosen]
-            pairs = [(-loss, score) for loss, score in found if score is not None]
-            self._correlated(f"held-out loss and {TITLES[task]}", pairs, len(chosen))
-        pairs = [(each.loss, self._alone(each)) for each in lone if self._alone(each) is not None]
-        self._correlated("held-out loss and that of students distilled alone", pairs, len(lone))
+            known = [(each, score) for each in chosen if (score := self._score(each, task)) is not None]
+            found = [(each.loss, -each.parameters, -score) for each, score in known]
+            self._correlated(f"held-out loss and {TITLES[task]}", found, len(chosen))
+        found = [
+            (each.loss, -each.parameters, loss) for each in lone if (loss := self._alone(each)) is not None
+        ]
+        self._correlated("held-out loss and that of students distilled alone", found, len(lone))
         one = self.cells.get("one space")
         means = (
             statistics.fmean(each.loss for each in drawn),
@@ -137,12 +139,17 @@ class Table:
             f"at most {MOST_MINUTES} on 2 cores",
         )
 
-    def _correlated(self, what: str, pairs: Sequence[tuple[float, float]], wanted: int) -> None:
-        found = correlation(*zip(*pairs, strict=True)) if len(pairs) == wanted else None
+    def _correlated(self, what: str, found: Sequence[tuple[float, float, float]], wanted: int) -> None:
+        """Note how well a loss orders what was measured, and how well the number of parameters does."""
+        by_loss, measured = None, "not run"
+        if len(found) == wanted:
+            losses, sizes, values = zip(*found, strict=True)
+            by_loss = correlation(losses, values)
+            measured = f"{by_loss:.2f} (of the parameters {correlation(sizes, values):.2f})"
         self.benchmark.target(
-            found is not None and found >= LEAST_CORRELATION,
+            by_loss is not None and by_loss >= LEAST_CORRELATION,
             f"rank correlation of {what}, {wanted} architectures",
-            "not run" if found is None else f"{found:.2f}",
+            measured,
             f"{LEAST_CORRELATION}",
         )
 

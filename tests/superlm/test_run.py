@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, BertModel, MPNetConfig, MPNetModel
 
 from hf_kdnas import cli
 from hf_kdnas.distill.capture import Capture, forward_signals
+from hf_kdnas.exact import as_exact
 from hf_kdnas.processes import join_processes
 from hf_kdnas.recipe import load_recipe
 from hf_kdnas.run import RunFolder
@@ -23,6 +24,10 @@ from hf_kdnas.superlm import trainer as trainer_module
 from hf_kdnas.superlm.plan import plan_superlm
 from hf_kdnas.superlm.run import SuperLMRun
 
+SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    "max_position_embeddings",
+)
 TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_kdnas"]
 
 
@@ -91,6 +96,21 @@ def test_train_rank_and_extract(recipe_file, capsys, tmp_path) -> None:
     recipe = load_recipe(str(recipe_file))
     again = SuperLMRun(plan_superlm(recipe), RunFolder(tmp_path / "run"), join_processes())
     assert held_out_loss(again, student) == pytest.approx(smallest["loss"], rel=1e-2)  # signals in fp16
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "exact"])
+def test_students_of_other_families(recipe_file, tmp_path, kind) -> None:
+    teacher = tmp_path / "teacher"
+    bert = BertModel.from_pretrained(teacher)
+    sizes = {name: getattr(bert.config, name) for name in SIZES}
+    model = as_exact(bert) if kind == "exact" else MPNetModel(MPNetConfig(**sizes))
+    model.save_pretrained(teacher)
+    for command in ("train", "rank"):
+        assert run(command, recipe_file) == 0
+    assert run("extract", recipe_file, "--output", str(tmp_path / "student")) == 0
+    student = AutoModel.from_pretrained(tmp_path / "student")
+    assert type(student) is type(model)
+    assert ("trust_remote_code" in (tmp_path / "student" / "README.md").read_text()) == (kind == "exact")
 
 
 def test_a_latency_is_measured_before_a_student_is_written(recipe_file, capsys, tmp_path) -> None:

@@ -199,6 +199,13 @@ def plan_distillation(recipe: Recipe) -> Plan:
 
 def _load(recipe: Recipe) -> _Basis:
     check_trackers(recipe.report_to)
+    if recipe.latency.precision != "fp32":
+        raise InvalidInput(
+            "latency.precision",
+            recipe.latency.precision,
+            "students are compared in fp32; the winner's INT8 file is measured beside it (export.int8)",
+            "Leave it out. kdnas latency --precision int8 measures any model.",
+        )
     target = LatencyTarget(**vars(recipe.latency))
     exporter = get_exporter(recipe.export.backend)
     config = load_config(recipe.teacher, TASKS[recipe.data.task].head)

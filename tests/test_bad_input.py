@@ -51,6 +51,7 @@ def _refused(
         ),
         (("--compare", "{objectives: {OD: {logits: {}}}}"), ("compare: got ['OD']", "kdnas distill")),
         (("--latency.provider", "TPUExecutionProvider"), ("latency.provider", "CPUExecutionProvider")),
+        (("--latency.precision", "int8"), ("latency.precision", "export.int8", "kdnas latency --precision")),
         (("--latency.sequence_length", "100"), ("latency.sequence_length", "64")),
         (("--search.baselines", "[distilbert]"), ("search.baselines", "6L-768H-3072F-12A-gelu")),
         (("--distillation.objectives.hidden.layers", "first"), ("layers", "uniform+last")),

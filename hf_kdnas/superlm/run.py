@@ -208,6 +208,13 @@ class SuperLMRun:
                 with atomic_folder(self._space(name) / "start") as unfinished:
                     initialiser.student(space.widest, self.recipe.seed).save_pretrained(unfinished)
         self.processes.wait_for_everyone()
+        if not teacher.is_dir():
+            raise InvalidInput(
+                "output_dir",
+                str(self.folder.path),
+                "the teacher that the first process wrote is not there: all machines must see this folder",
+                "Choose one on a file system that they share.",
+            )
 
     def initialiser(self) -> Initialiser:
         """What makes the SuperLMs' first weights, and the teacher in its order."""

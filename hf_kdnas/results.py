@@ -114,6 +114,7 @@ def collect_results(
             "parameters": winner.parameters,
             "flops": winner.architecture.flops(recipe.latency.sequence_length),
             "int8": _int8(proof, task.metric),
+            "pytorch": proof.pytorch.to_dict(),
             "export_difference": proof.export_difference,
         },
         "speedup": 1 / proof.latency.ratio,

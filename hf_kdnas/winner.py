@@ -30,6 +30,7 @@ class Proof:
     Attributes:
         latency: Of the student's own ONNX file, against the teacher's, timed in turn.
         int8: The same for the INT8 file, or None.
+        pytorch: The same for the student as PyTorch runs it.
         int8_quality: Its metrics on the reporting split.
         teacher_quality: The teacher's metrics on the reporting split.
         export_difference: Largest difference between ONNX and PyTorch logits.
@@ -37,6 +38,7 @@ class Proof:
 
     latency: LatencyReport
     int8: LatencyReport | None
+    pytorch: LatencyReport
     int8_quality: dict[str, float] | None
     teacher_quality: dict[str, float]
     export_difference: float
@@ -53,10 +55,13 @@ def finish_winner(
     difference = _export_student(plan, folder, distillation, winner)
     onnx = folder / "student" / "onnx"
     reference = folder / "teacher" / "onnx" / "model.onnx"
-    fp32 = _measured(folder, onnx / "model.onnx", reference, plan.target, "fp32")
+    fp32 = _measured(folder, "fp32", onnx / "model.onnx", reference, plan.target)
+    student = distillation.load(winner.architecture)
+    pytorch = _measured(folder, "pytorch", student, reference, plan.target)
     int8, int8_quality = None, None
     if plan.recipe.export.int8:
-        int8 = _measured(folder, onnx / "model_int8.onnx", reference, plan.target, "int8")
+        eight_bits = replace(plan.target, precision="int8")
+        int8 = _measured(folder, "int8", onnx / "model_int8.onnx", reference, eight_bits)
         logits = predict_onnx(
             onnx / "model_int8.onnx",
             plan.task.reporting,
@@ -67,6 +72,7 @@ def finish_winner(
     return Proof(
         latency=fp32,
         int8=int8,
+        pytorch=pytorch,
         int8_quality=int8_quality,
         teacher_quality=evaluate_model(teacher.to(PartialState().device), plan.task.reporting, plan.task),
         export_difference=difference,
@@ -98,11 +104,10 @@ def _export_student(plan: Plan, folder: RunFolder, distillation: FullDistillatio
 
 
 def _measured(
-    folder: RunFolder, model: Path, reference: Path, target: LatencyTarget, precision: str
+    folder: RunFolder, name: str, model: Path | PreTrainedModel, reference: Path, target: LatencyTarget
 ) -> LatencyReport:
     """The student's latency against the fp32 teacher's; measured once in a run."""
-    note = folder / f"latency_{precision}.json"
-    target = replace(target, precision=precision)
+    note = folder / f"latency_{name}.json"
     known = read_json(note)
     if known is not None and known["target"] == asdict(target):
         return LatencyReport.from_dict(known)

@@ -48,6 +48,7 @@ def test_a_search_leaves_everything_that_was_promised(finished: Path) -> None:
     for role in ("teacher", "student"):
         assert {"quality", "latency_ms", "parameters"} <= results[role].keys()
     assert results["student"]["parameters"] < results["teacher"]["parameters"]
+    assert results["student"]["pytorch"]["median_ms"] > 0
     assert results["retained"] == results["student"]["quality"] / results["teacher"]["quality"]
     assert len(results["candidates"]) == 6
     assert len({each["architecture"] for each in results["candidates"]}) == 6

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_kdnas.errors import InvalidInput
+from hf_kdnas.latency.runs import OnnxRun, PyTorchRun, TimedRun
 from hf_kdnas.latency.target import LatencyTarget, describe_target, import_onnxruntime
 
-# A model that comes after another finds its weights driven out of the cache: 2 layers x 96 take 0.9 ms
-# then instead of 0.6. So each runs unmeasured for so long, and at least once, before every timed run.
-SETTLE_MS = 2.0
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Two-sided 95 % of the normal distribution, for the order statistics around a median.
 _Z = 1.96
@@ -81,21 +79,25 @@ class LatencyReport:
         return "\n".join([*lines, f"runtime    onnxruntime {self.onnxruntime}"])
 
 
-def measure(path: Path, target: LatencyTarget, *, reference: Path | None = None) -> LatencyReport:
-    """Time a model file, and a reference in turn with it.
+def measure(
+    model: Path | PreTrainedModel, target: LatencyTarget, *, reference: Path | None = None
+) -> LatencyReport:
+    """Time a model, and a reference in turn with it.
 
     Every round times each model once; the ratio is taken within a round, so that a machine that slows
     down for a while slows both.
 
     Args:
-        path: The ONNX file.
-        target: Where and how; the file is measured as it is, `precision` only labels the report.
+        model: An ONNX file, or a model that PyTorch runs, on the device of the target's provider.
+        target: Where and how; the model is measured as it is, `precision` only labels the report.
         reference: Another ONNX file; the report's ratio is to it.
 
     Raises:
         InvalidInput: If a model doesn't take text of the target's batch size and length.
     """
-    runs = [_Run(each, target) for each in (path, reference) if each is not None]
+    runs: list[TimedRun] = [OnnxRun(model, target) if isinstance(model, Path) else PyTorchRun(model, target)]
+    if reference is not None:
+        runs.append(OnnxRun(reference, target))
     for run in runs:
         for _ in range(target.warmup):
             run.milliseconds()
@@ -124,61 +126,3 @@ def median_interval(values: Sequence[float] | NDArray[np.float64]) -> tuple[floa
     low = max(0, int(np.floor((count - 1) / 2 - half)))
     high = min(count - 1, int(np.ceil((count - 1) / 2 + half)))
     return float(ordered[low]), float(ordered[high])
-
-
-class _Run:
-    """A session with its inputs."""
-
-    def __init__(self, path: Path, target: LatencyTarget) -> None:
-        self._session = target.session(path)
-        self._inputs = {
-            each.name: _input(path, each.name, target).astype(_DTYPES[each.type])
-            for each in self._session.get_inputs()
-        }
-        try:
-            self.milliseconds()
-        except Exception as error:  # ONNX Runtime's own exceptions have no common base
-            raise InvalidInput(
-                "latency",
-                str(target),
-                f"{path} doesn't take a batch of {target.batch_size} x {target.sequence_length} tokens "
-                f"({' '.join(str(error).split())})",
-                "Choose another batch size or length, or export with both dynamic.",
-            ) from error
-
-    def milliseconds(self) -> float:
-        start = time.perf_counter()
-        self._session.run(None, self._inputs)
-        return (time.perf_counter() - start) * 1000
-
-    def settled_milliseconds(self) -> float:
-        """Time a run that finds the caches as its own last runs left them."""
-        spent = 0.0
-        while spent < SETTLE_MS:
-            spent += self.milliseconds()
-        return self.milliseconds()
-
-
-_DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
-
-# An id that every vocabulary has and that is nowhere the padding, which RoBERTa gives no position of its own.
-_TOKEN = 3
-
-
-def _input(path: Path, name: str, target: LatencyTarget) -> NDArray[np.int64]:
-    """One of the inputs of a text model: full rows, as padding costs the same."""
-    shape = (target.batch_size, target.sequence_length)
-    values = {
-        "input_ids": np.full(shape, _TOKEN),
-        "attention_mask": np.ones(shape, np.int64),
-        "token_type_ids": np.zeros(shape, np.int64),
-        "position_ids": np.broadcast_to(np.arange(shape[1], dtype=np.int64), shape),
-    }
-    if name not in values:
-        raise InvalidInput(
-            "MODEL",
-            str(path),
-            f"inputs may be {', '.join(values)}, this one asks for {name}",
-            "Give a text model.",
-        )
-    return values[name]

@@ -139,7 +139,7 @@ def part(quality: float, teacher_quality: float) -> float | None:
 
 
 def timings(results: Mapping[str, Any]) -> list[Timing]:
-    """The teacher's file and the student's, timed in turn."""
+    """The teacher's file, the student's, and the student in PyTorch, timed in turn."""
     student, int8 = results["student"], results["student"]["int8"]
     found = [
         Timing("teacher, fp32", results["teacher"]["latency_ms"]),
@@ -147,6 +147,8 @@ def timings(results: Mapping[str, Any]) -> list[Timing]:
     ]
     if int8 is not None:
         found.append(_timing("student, dynamic INT8", int8["latency"]))
+    if pytorch := student.get("pytorch"):
+        found.append(_timing("student, fp32, in PyTorch", pytorch))
     return found
 
 
@@ -252,6 +254,16 @@ def int8_text(results: Mapping[str, Any]) -> str:
     speed = f"{gain:.2f} times as fast as" if gain >= 1 else f"slower ({gain:.2f} times the speed) than"
     metric = results["task"]["metric"]
     return f"Here the INT8 file is {speed} the fp32 one, and its {metric} differs by {change:+.4f}."
+
+
+def pytorch_text(results: Mapping[str, Any]) -> str:
+    """What ONNX Runtime brought on this machine; empty where PyTorch was not timed."""
+    pytorch = results["student"].get("pytorch")
+    if not pytorch:
+        return ""
+    gain = pytorch["ratio"] * results["speedup"]
+    speed = f"{gain:.2f} times as fast as" if gain >= 1 else f"slower ({gain:.2f} times the speed) than"
+    return f"Here ONNX Runtime runs the student {speed} PyTorch."
 
 
 def search_text(results: Mapping[str, Any]) -> str:

@@ -63,13 +63,13 @@ class FakeMachine:
 @pytest.fixture
 def fake_machine(monkeypatch: pytest.MonkeyPatch):
     """Put a FakeMachine in the place of ONNX Runtime and the clock."""
-    from hf_kdnas.latency import measure
+    from hf_kdnas.latency import runs
     from hf_kdnas.latency.target import LatencyTarget
 
     def install(milliseconds: dict[str, float], slower: float = 1.0) -> FakeMachine:
         machine = FakeMachine(milliseconds, slower)
         monkeypatch.setattr(LatencyTarget, "session", lambda self, path: machine.session(Path(path)))
-        monkeypatch.setattr(measure.time, "perf_counter", lambda: machine.now)
+        monkeypatch.setattr(runs.time, "perf_counter", lambda: machine.now)
         return machine
 
     return install

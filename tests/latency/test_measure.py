@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.latency.measure import LatencyReport, measure, median_interval
@@ -87,6 +88,24 @@ def test_a_real_model_is_measured_on_the_inputs_of_the_target(onnx_model: Path) 
     assert 0 < low <= report.median_ms <= high
     assert report.target == vars(target)
     assert report.device == target.device
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_pytorch_model_is_measured_on_the_same_inputs(
+    onnx_model: Path, tiny_bert_config, make_model, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    model, seen, before = make_model(tiny_bert_config).train(), [], torch.get_num_threads()
+
+    def ran(module, inputs, options, output) -> None:
+        seen.append((options["input_ids"].shape, torch.get_num_threads(), module.training))
+
+    model.register_forward_hook(ran, with_kwargs=True)
+    target = LatencyTarget(threads=threads, batch_size=2, sequence_length=12, rounds=5)
+    report = measure(model, target, reference=onnx_model)
+    assert {*seen} == {((2, 12), threads, False)}
+    assert report.median_ms > 0
+    assert report.reference_median_ms > 0
+    assert torch.get_num_threads() == before
 
 
 def test_rows_longer_than_the_model_takes_are_refused_in_one_message(

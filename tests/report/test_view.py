@@ -47,6 +47,16 @@ def test_int8_may_be_missing_or_slower(results: dict[str, Any]) -> None:
     assert len(view.timings(results)) == 2
 
 
+def test_what_onnx_runtime_is_worth(results: dict[str, Any]) -> None:
+    assert view.pytorch_text(results) == ""
+    files = len(view.timings(results))
+    results["student"]["pytorch"] = {**results["student"]["latency"], "ratio": 1.5 / results["speedup"]}
+    assert view.pytorch_text(results) == "Here ONNX Runtime runs the student 1.50 times as fast as PyTorch."
+    assert [each.name for each in view.timings(results)][files:] == ["student, fp32, in PyTorch"]
+    results["student"]["pytorch"]["ratio"] = 0.5 / results["speedup"]
+    assert "slower (0.50 times the speed) than PyTorch" in view.pytorch_text(results)
+
+
 def test_stages_are_not_counted_twice(results: dict[str, Any]) -> None:
     results["seconds"] = {"teacher": 10.0, "search": 40.0, "total": 50.0}
     assert [(bar.stage, bar.width) for bar in view.bars(results)] == [("teacher", 25.0), ("search", 100.0)]

@@ -80,7 +80,7 @@ def check_teacher(
             f"the teacher has {source.num_labels} labels",
             "Give student and teacher the same labels, or leave the logits objective out.",
         )
-    ours, named = _class_names(student.config), _class_names(source) if live is not None else None
+    ours, named = _class_names(student.config), None if live is None else _class_names(live.config)
     if "logits" in needed and ours and named and ours != named and sorted(ours) == sorted(named):
         raise InvalidInput(
             "id2label",
@@ -92,7 +92,7 @@ def check_teacher(
 
 def _class_names(config: PretrainedConfig) -> list[str] | None:
     """The names of a model's classes in their order, in lower case; None where nobody named them."""
-    names = [str(config.id2label[number]).lower() for number in sorted(config.id2label or {})]
+    names = [str(name).lower() for _, name in sorted((config.id2label or {}).items())]
     return None if all(name.startswith("label_") for name in names) else names
 
 

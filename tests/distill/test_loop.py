@@ -22,11 +22,14 @@ from hf_kdnas.tasks.masking import Masking
 ROWS = [{"input_ids": [2, 5 + index % 2, *[9] * (index % 3), 3], "labels": index % 2} for index in range(16)]
 
 
-@pytest.mark.parametrize(("objective", "runs"), [("task", 0), ("logits", 1 + 6)])
+@pytest.mark.parametrize(
+    ("objectives", "runs"),
+    [({"task": {}}, 0), ({"logits": {}}, 6), ({"logits": {}, "hidden": {"layers": "searched"}}, 1 + 6)],
+)
 def test_a_teacher_that_nothing_asks_is_not_run(
-    tiny_bert_config: Any, make_model: Any, objective: str, runs: int
+    tiny_bert_config: Any, make_model: Any, objectives: dict[str, Any], runs: int
 ) -> None:
-    """With a sample to calibrate on, then once a step."""
+    """With a sample to calibrate on where there is something to, then once a step."""
     student, teacher = make_model(tiny_bert_config, seed=0), make_model(tiny_bert_config, seed=1)
     seen: list[int] = []
     teacher.register_forward_hook(lambda *arguments: seen.append(1))
@@ -35,7 +38,7 @@ def test_a_teacher_that_nothing_asks_is_not_run(
     before, state = student.classifier.weight.detach().clone(), torch.get_rng_state()
     train_alone(
         student,
-        DistillationCriterion({objective: {}}, shape, shape),
+        DistillationCriterion(objectives, shape, shape),
         section,
         ROWS,
         DistillationCollator(0),

@@ -110,7 +110,7 @@ def test_quality_by_hidden_states_is_that_of_the_last_epoch(tiny_bert_config, ma
         torch.device("cpu"),
         quality="hidden_states",
     )
-    [(_, quality)] = kd.run([SHAPE])
+    quality = kd.reached(SHAPE)
     teacher = Architecture.from_config(tiny_bert_config)
     criterion = DistillationCriterion({"hidden": {}}, SHAPE, teacher)
     student, losses = initialiser.student(SHAPE, 0), []

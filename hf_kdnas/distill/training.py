@@ -46,7 +46,8 @@ def train(
     """Train a model in place by DistillationTrainer; with the objective `task` alone it is fine-tuned.
 
     The section's batch size is that of a step over all ranks, so that a run gives the same student
-    however many processes it has.
+    however many processes it has, but for an epoch's last step: where rows are left over, Accelerate fills
+    the ranks' batches up with rows of the epoch's beginning.
 
     Args:
         model: The student, or a teacher to be fine-tuned.

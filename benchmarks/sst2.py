@@ -3,8 +3,8 @@
 Every arm is a run of `recipes/sst2_minilm.yaml` under another constraint on speed; the runs of a seed
 share the fine-tuned teacher and its signals, and hand-crafted shapes are distilled in the first one. At 5
 times the speed a random search of the same budget runs as well, which says what the controller is worth.
-Takes some 75 minutes a seed on 2 CPU cores (`--cells seed-0` runs one seed); `--quick` some 15 minutes, on
-5,000 sentences.
+Takes some 4 hours a seed on one CPU core (`--cells seed-0` runs one seed, beside another one on the other
+core); `--quick` some 15 minutes, on 5,000 sentences.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ from hf_kdnas.errors import InvalidInput
 class Attention(Objective):
     """The attention of mapped layers, computed from captured queries and keys.
 
-    `A = Q K^T / sqrt(d)` per head, without the position bias that MPNet adds to them. As they are, they are compared by their mean squared difference
-    (TinyBERT, arXiv 1909.10351, equation 7, which learns faster so); behind a softmax by
-    `KL(A_T || A_S)` per query row (MobileBERT, arXiv 2004.02984, section 3.4). Heads are compared one by
-    one where teacher and student have as many (a student cut from its teacher keeps their order); else
-    their means are, because nothing says which belong together: those of the distributions, behind a
-    softmax, not those of the scores, whose softmax neither model computes.
+    `A = Q K^T / sqrt(d)` per head, without the position bias that MPNet adds to them. As they are, they are
+    compared by their mean squared difference (TinyBERT, arXiv 1909.10351, equation 7, which learns faster
+    so); behind a softmax by `KL(A_T || A_S)` per query row (MobileBERT, arXiv 2004.02984, section 3.4). Heads
+    are compared one by one where teacher and student have as many (a student cut from its teacher keeps their
+    order); else their means are, because nothing says which belong together: those of the distributions,
+    behind a softmax, not those of the scores, whose softmax neither model computes.
 
     The value per query row is the mean over heads and over pairs of layers. Units: query rows (tokens).
 

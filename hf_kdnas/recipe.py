@@ -230,7 +230,7 @@ class LatencySection:
     batch_size: int = option(1, "rows in a batch", least=1)
     sequence_length: int = option(128, "tokens in a row", least=1)
     precision: Literal["fp32", "int8"] = option(
-        "fp32", "of the graphs that `kdnas superlm` and `kdnas latency` measure"
+        "fp32", "of the graphs that are timed; int8 for `kdnas superlm` and `kdnas latency` alone"
     )
     warmup: int = option(5, "runs before the first that counts", least=1)
     rounds: int = option(30, "timed runs of each model, one after the other in turn", least=5)

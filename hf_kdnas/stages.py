@@ -63,7 +63,6 @@ class Stages:
             config=plan.config,
             model_class=plan.model_class,
             target=plan.target,
-            reference=folder / "reference" / f"{settings_hash(plan.config.to_json_string())}.onnx",
             exporter=plan.exporter,
             store=LatencyStore(cache_dir() / "latency"),
         )

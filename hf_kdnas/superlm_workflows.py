@@ -317,7 +317,6 @@ def _latencies(run: SuperLMRun) -> ShapeLatencies:
         config=plan.config,
         model_class=plan.model_class,
         target=LatencyTarget(**vars(recipe.latency)),
-        reference=run.folder / "reference.onnx",
         exporter=get_exporter(recipe.export.backend),
         store=LatencyStore(cache_dir() / "latency"),
     )

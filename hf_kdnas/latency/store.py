@@ -93,18 +93,18 @@ _REPORT_FIELDS = {each.name for each in fields(LatencyReport)}
 class LatencyStore:
     """A folder of reports, one file a key, so that processes need no lock and a kill breaks nothing.
 
-    Args:
+    Attributes:
         folder: The folder; made when the first report is put there.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def get(self, key: str) -> LatencyReport | None:
         """The report of a key, if it was measured before, by this version of the package."""
-        found = read_json(self._folder / f"{key}.json")
+        found = read_json(self.folder / f"{key}.json")
         return LatencyReport.from_dict(found) if found and found.keys() == _REPORT_FIELDS else None
 
     def put(self, key: str, report: LatencyReport) -> None:
         """Keep a report."""
-        write_json(self._folder / f"{key}.json", report.to_dict())
+        write_json(self.folder / f"{key}.json", report.to_dict())

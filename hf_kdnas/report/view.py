@@ -249,9 +249,8 @@ def int8_text(results: Mapping[str, Any]) -> str:
     student, int8 = results["student"], results["student"]["int8"]
     if int8 is None:
         return ""
-    gain = int8["speedup"] / results["speedup"]
+    speed = _faster(int8["speedup"] / results["speedup"])
     change = int8["quality"] - student["quality"]
-    speed = f"{gain:.2f} times as fast as" if gain >= 1 else f"slower ({gain:.2f} times the speed) than"
     metric = results["task"]["metric"]
     return f"Here the INT8 file is {speed} the fp32 one, and its {metric} differs by {change:+.4f}."
 
@@ -261,9 +260,11 @@ def pytorch_text(results: Mapping[str, Any]) -> str:
     pytorch = results["student"].get("pytorch")
     if not pytorch:
         return ""
-    gain = pytorch["ratio"] * results["speedup"]
-    speed = f"{gain:.2f} times as fast as" if gain >= 1 else f"slower ({gain:.2f} times the speed) than"
-    return f"Here ONNX Runtime runs the student {speed} PyTorch."
+    return f"Here ONNX Runtime runs the student {_faster(pytorch['ratio'] * results['speedup'])} PyTorch."
+
+
+def _faster(gain: float) -> str:
+    return f"{gain:.2f} times as fast as" if gain >= 1 else f"slower ({gain:.2f} times the speed) than"
 
 
 def search_text(results: Mapping[str, Any]) -> str:

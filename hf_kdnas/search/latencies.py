@@ -6,6 +6,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,7 @@ from hf_kdnas.errors import InvalidInput
 from hf_kdnas.latency.measure import LatencyReport
 from hf_kdnas.latency.predict import LatencyPredictor
 from hf_kdnas.latency.shape import measure_shape
+from hf_kdnas.latency.store import latency_key
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -51,19 +53,25 @@ class ShapeLatencies:
         config: The teacher's config with its task head.
         model_class: Class of the teacher and its students.
         target: Where to measure.
-        reference: ONNX file of the teacher's shape; made when a measurement needs it.
         exporter: Makes the graphs.
-        store: What was measured before.
+        store: What was measured before; the teacher's shape is kept beside it, exported once for all runs.
         used: Reports that this run read or measured, by architecture.
     """
 
     config: PretrainedConfig
     model_class: type[Any]
     target: LatencyTarget
-    reference: Path
     exporter: Exporter
     store: LatencyStore
     used: dict[Architecture, LatencyReport] = field(default_factory=dict)
+
+    @cached_property
+    def reference(self) -> Path:
+        """ONNX file of the teacher's shape; made when a measurement needs it."""
+        key = latency_key(
+            self.config, self.target, self.config, self.model_class.__name__, self.exporter.name
+        )
+        return self.store.folder / f"{key}.onnx"
 
     def __call__(self, architecture: Architecture) -> LatencyReport:
         """The report of a shape; measured now if it isn't in the store."""
@@ -81,7 +89,7 @@ class ShapeLatencies:
 
     def within(self, architecture: Architecture, ceilings: Ceilings) -> bool:
         """Whether a shape, measured, keeps to the constraints on latency."""
-        return meets(self(architecture).median_ms, self(architecture).ratio, ceilings)
+        return broken(self(architecture).median_ms, self(architecture).ratio, ceilings) is None
 
     def reachable(self, space: SearchSpace, ceilings: Ceilings, seed: int) -> SearchSpace:
         """The members that may keep to the constraints, by a predictor fitted on a few measurements.
@@ -104,18 +112,15 @@ class ShapeLatencies:
             return
         fastest = self._by_cost(shapes)[0]
         report = self(fastest)
-        for name, broken in (
-            ("latency_ms", ceilings.latency_ms is not None and report.median_ms > ceilings.latency_ms),
-            ("speedup", ceilings.speedup is not None and report.ratio > 1 / ceilings.speedup),
-        ):
-            if broken:
-                raise InvalidInput(
-                    f"search.constraints.{name}",
-                    getattr(ceilings, name),
-                    f"the fastest architecture of the space, {fastest.key}, takes {report.median_ms:.2f} ms "
-                    f"here, {1 / report.ratio:.2f} times the teacher's speed",
-                    "Ask for less, or add smaller architectures to the space.",
-                )
+        name = broken(report.median_ms, report.ratio, ceilings)
+        if name is not None:
+            raise InvalidInput(
+                f"search.constraints.{name}",
+                getattr(ceilings, name),
+                f"the fastest architecture of the space, {fastest.key}, takes {report.median_ms:.2f} ms "
+                f"here, {1 / report.ratio:.2f} times the teacher's speed",
+                "Ask for less, or add smaller architectures to the space.",
+            )
 
     def promising(
         self, shapes: Sequence[Architecture], ceilings: Ceilings, seed: int
@@ -130,7 +135,7 @@ class ShapeLatencies:
         teacher_ms, ratios = self._predicted(by_cost, seed)
         least = {shape: ratio / TOLERANCE for shape, ratio in ratios.items()}
         return frozenset(
-            shape for shape, ratio in least.items() if meets(ratio * teacher_ms, ratio, ceilings)
+            shape for shape, ratio in least.items() if broken(ratio * teacher_ms, ratio, ceilings) is None
         )
 
     def predicted(self, shapes: Sequence[Architecture], seed: int) -> dict[Architecture, float]:
@@ -154,8 +159,10 @@ class ShapeLatencies:
         return teacher_ms, {shape: predictor.predict(shape) for shape in by_cost}
 
 
-def meets(milliseconds: float, ratio: float, ceilings: Ceilings) -> bool:
-    """Whether a latency, and its ratio to the teacher's, keep to the constraints."""
-    return (ceilings.latency_ms is None or milliseconds <= ceilings.latency_ms) and (
-        ceilings.speedup is None or ratio <= 1 / ceilings.speedup
-    )
+def broken(milliseconds: float, ratio: float, ceilings: Ceilings) -> str | None:
+    """The first constraint that a latency, and its ratio to the teacher's, don't keep to; None if they do."""
+    if ceilings.latency_ms is not None and milliseconds > ceilings.latency_ms:
+        return "latency_ms"
+    if ceilings.speedup is not None and ratio > 1 / ceilings.speedup:
+        return "speedup"
+    return None

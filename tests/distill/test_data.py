@@ -115,9 +115,7 @@ def test_rows_of_a_formatted_dataset(form):
 
 def test_at_most_some_rows_are_looked_at():
     for count in (1, 63, 64, 65, 100, 127, 128, 1000):
-        sample = spread_rows(range(count))
-        assert count // 2 <= len(sample) * max(1, count // 64) <= 2 * count
-        assert len(sample) <= 64
+        assert min(count, 32) <= len(spread_rows(range(count))) <= 64
 
 
 def test_every_index_once_and_only_the_last_batch_smaller():

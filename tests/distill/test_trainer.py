@@ -38,8 +38,10 @@ ALL = {
     "attention": {"weight": 0.5},
     "relations": {},
     "direct_relations": {"weight": {"from": 0.5, "to": 0.5}},
+    "sentence": {},
     "task": {"weight": 0.1},
 }
+MASKING = Masking(mask_token_id=4, vocab_size=120, special_ids=(0, 1, 2, 3, 4), probability=0.3)
 SHAPE = Architecture(num_hidden_layers=2, hidden_size=16, num_attention_heads=4, intermediate_size=32)
 
 
@@ -145,6 +147,29 @@ def test_accumulation_gives_the_gradient_of_the_joined_batch(teacher, make_stude
         assert trainer.state.global_step == 1
         found[accumulation]["logged"] = torch.tensor(trainer.state.log_history[0]["loss"])
     assert_same(found[4], found[1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("positions", ["masked", "all"])
+def test_accumulation_over_hidden_tokens(tiny_bert_config, arguments, positions):
+    """Batches hide very different numbers of tokens."""
+    tiny_bert_config.hidden_dropout_prob = tiny_bert_config.attention_probs_dropout_prob = 0.0
+    found = []
+    for batch_size, accumulation in ((32, 1), (4, 8)):
+        torch.manual_seed(0)
+        teacher, student = (
+            AutoModelForMaskedLM.from_config(shape.apply_to(tiny_bert_config))
+            for shape in (Architecture.from_config(tiny_bert_config), SHAPE)
+        )
+        args = arguments(
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            max_grad_norm=0.0,
+            objectives={"mlm": {"positions": positions}, "task": {}},
+        )
+        rows = [{"input_ids": row["input_ids"]} for row in rows_of(32, (6, 12, 60))]
+        trainer = DistillationTrainer(student, args, teacher, masking=MASKING, train_dataset=rows)
+        found.append(gradients_of(trainer))
+    assert_same(found[1], found[0], rtol=1e-6, atol=1e-9)
 
 
 def test_the_gradient_is_that_of_the_criterion_on_the_whole_batch(teacher, make_student, arguments):
@@ -376,7 +401,8 @@ def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(teacher, make_stud
         maps = ["hidden.maps.1", "hidden.maps.2", "embeddings.maps.0"]
         maps += [f"direct_relations.maps.{part}" for part in ("query", "key", "value")]
         learned = {f"objectives.{each}.{part}" for each in maps for part in ("weight", "bias")}
-        assert set(file.keys()) == learned | {"objectives.hidden.found"}
+        fixed = {"objectives.hidden.found", "objectives.sentence.projection"}
+        assert set(file.keys()) == learned | fixed
     # What push_to_hub uploads: the output folder without checkpoints.
     trainer.save_model()
     pushed = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
@@ -408,13 +434,12 @@ def test_a_resumed_run_hides_the_same_tokens(make_student, arguments, tmp_path, 
     args = arguments(
         save_strategy="steps", save_steps=1, num_train_epochs=2, objectives={"task": {}}, **workers
     )
-    masking = Masking(mask_token_id=4, vocab_size=120, special_ids=(0, 1, 2, 3, 4), probability=0.3)
     rows = [{"input_ids": row["input_ids"]} for row in rows_of(40)]
     ends = []
     for checkpoint in (None, *(str(tmp_path / "out" / f"checkpoint-{step}") for step in (3, 7))):
         torch.manual_seed(0)
         student = AutoModelForMaskedLM.from_config(make_student().config)
-        trainer = DistillationTrainer(student, args, masking=masking, train_dataset=rows)
+        trainer = DistillationTrainer(student, args, masking=MASKING, train_dataset=rows)
         trainer.train(resume_from_checkpoint=checkpoint)
         assert trainer.data_collator.epoch.tolist() == [args.seed, 1]
         ends.append(trainer.model.state_dict())
@@ -535,7 +560,7 @@ def test_a_head_that_nothing_reads_is_not_run(tiny_bert_config, arguments):
             student,
             arguments(objectives=objectives),
             teacher,
-            masking=Masking(4, 120, (0, 2, 3, 4), 0.5),
+            masking=MASKING,
             train_dataset=[{"input_ids": row["input_ids"]} for row in rows_of(16)],
         )
         trainer.train()

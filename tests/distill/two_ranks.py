@@ -1,8 +1,8 @@
 """What the ranks of test_ranks.py run: `two_ranks.py FOLDER BATCH_SIZE`.
 
 Writes the gradients of the first step, then the weights of a whole run and of the same run resumed in
-the middle of its second epoch, and the weights of runs whose loss reads no logits. In double precision, so
-that rounding hides nothing.
+the middle of its second epoch, and the weights of runs by other objectives. In double precision, so that
+rounding hides nothing.
 """
 
 from __future__ import annotations
@@ -13,21 +13,29 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, TrainerCallback
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    TrainerCallback,
+)
 
 from hf_kdnas.distill.arguments import DistillationArguments
 from hf_kdnas.distill.trainer import DistillationTrainer
 from hf_kdnas.processes import leave_processes
+from hf_kdnas.tasks.masking import Masking
 
 ROWS = 64
 
-# Of these the loss doesn't reach the head, or much more.
-HEADLESS = {
+# Of the first four the loss doesn't reach the head, or much more; a rank hides more tokens than the other.
+OTHERS = {
     "hidden": {"hidden": {"layers": "last"}},
     "relations": {"relations": {}},
     "embeddings": {"embeddings": {}},
     "sentence": {"sentence": {}},
+    "mlm": {"mlm": {}},
 }
+MASKING = Masking(mask_token_id=4, vocab_size=120, special_ids=(0, 1, 2, 3, 4), probability=0.3)
 
 
 class FirstGradients(TrainerCallback):
@@ -43,7 +51,7 @@ class FirstGradients(TrainerCallback):
                 self.found.setdefault(name, parameter.grad.clone())
 
 
-def model_of(layers: int, hidden: int, seed: int):
+def model_of(head, layers: int, hidden: int, seed: int):
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=120,
@@ -55,7 +63,7 @@ def model_of(layers: int, hidden: int, seed: int):
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    return AutoModelForSequenceClassification.from_config(config).double()
+    return head.from_config(config).double()
 
 
 def rows_of(count: int):
@@ -85,8 +93,14 @@ def trainer_of(folder: Path, batch_size: int, **options) -> DistillationTrainer:
     }
     arguments = DistillationArguments(**defaults | options)
     # Ranks may begin with other students: the first one's counts.
-    student, teacher = model_of(2, 16, seed=1 + int(os.environ.get("RANK", "0"))), model_of(3, 32, seed=0)
-    trainer = DistillationTrainer(student, arguments, teacher, train_dataset=rows_of(ROWS))
+    masked = "mlm" in arguments.objectives
+    head = AutoModelForMaskedLM if masked else AutoModelForSequenceClassification
+    student = model_of(head, 2, 16, seed=1 + int(os.environ.get("RANK", "0")))
+    teacher = model_of(head, 3, 32, seed=0)
+    rows = rows_of(ROWS)
+    if masked:
+        rows = [{"input_ids": row["input_ids"]} for row in rows]
+    trainer = DistillationTrainer(student, arguments, teacher, masking=MASKING, train_dataset=rows)
     trainer.criterion.double()
     return trainer
 
@@ -99,7 +113,7 @@ def weights_of(trainer: DistillationTrainer):
     }
 
 
-def headless(folder: Path, size: int, objectives):
+def other(folder: Path, size: int, objectives):
     trainer = trainer_of(folder, size, objectives=objectives, save_strategy="no")
     trainer.train()
     return weights_of(trainer)
@@ -112,7 +126,7 @@ def run(folder: Path, size: int) -> None:
     trainer.train()
     resumed = trainer_of(folder / "whole", size, save_total_limit=10)
     resumed.train(resume_from_checkpoint=str(folder / "whole" / "checkpoint-3"))
-    others = {name: headless(folder / name, size, objectives) for name, objectives in HEADLESS.items()}
+    others = {name: other(folder / name, size, objectives) for name, objectives in OTHERS.items()}
     if int(os.environ.get("RANK", "0")) == 1:
         torch.save(others, folder / "second.pt")
     if trainer.is_world_process_zero():
@@ -122,7 +136,7 @@ def run(folder: Path, size: int) -> None:
             "weights": weights_of(trainer),
             "resumed": weights_of(resumed),
             "logs": trainer.state.log_history[0],
-            "headless": others,
+            "others": others,
         }
         torch.save(results, folder / "results.pt")
 

@@ -71,12 +71,14 @@ class MaskedLM(Objective):
 
 
 def _hidden(batch: Batch) -> Tensor:
-    if "labels" not in batch:
+    labels = batch.get("labels")
+    if labels is None or labels.shape != batch["attention_mask"].shape:
+        given = ", ".join(sorted(batch)) if labels is None else f"labels of shape {tuple(labels.shape)}"
         raise InvalidInput(
             "objectives",
             "mlm",
-            f"needs hidden tokens; the batch has {', '.join(sorted(batch))}",
-            "Set data.task: fill-mask, or give the trainer a masking.",
+            f"needs hidden tokens, labelled one by one; the batch has {given}",
+            "Set data.task: fill-mask, or give the trainer a masking and rows without labels.",
         )
-    hidden: Tensor = batch["labels"] != IGNORED
+    hidden: Tensor = labels != IGNORED
     return hidden

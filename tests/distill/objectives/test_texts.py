@@ -131,6 +131,9 @@ def test_a_wider_student_needs_a_projection() -> None:
         Sentence(TEACHER, STUDENT)
 
 
-def test_mlm_without_hidden_tokens_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="needs hidden tokens"):
-        MaskedLM(STUDENT, TEACHER).count({"attention_mask": torch.ones(1, 2)})
+@pytest.mark.parametrize(
+    ("labels", "message"), [({}, "has attention_mask"), ({"labels": torch.ones(1)}, r"of shape \(1,\)")]
+)
+def test_mlm_without_hidden_tokens_is_refused(labels: dict[str, torch.Tensor], message: str) -> None:
+    with pytest.raises(InvalidInput, match=f"needs hidden tokens.*{message}"):
+        MaskedLM(STUDENT, TEACHER).count({"attention_mask": torch.ones(1, 2), **labels})

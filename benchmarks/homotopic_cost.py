@@ -38,6 +38,7 @@ TARGET = Architecture.parse("6L-192H-768F-12A-gelu")
 WIDTHS = (TARGET, Architecture.parse("6L-384H-1536F-12A-gelu"))
 OBJECTIVES: dict[str, dict[str, Any]] = {"logits": {}, "hidden": {}, "attention": {}, "embeddings": {}}
 BATCH = 32
+TRAINING = TrainingSection(epochs=1, batch_size=BATCH, precision="fp32", learning_rate=2e-4)
 # Steps of a timed training, of a whole schedule, and rounds.
 FULL, QUICK = (40, 800, 5), (16, 160, 3)
 MOST_MORE = 1.05
@@ -72,9 +73,8 @@ class Bench:
     def step(self, number: int, shape: Architecture, *, scored: bool) -> float:
         """Seconds of a step of plain distillation, with or without scores."""
         student = slice_student(self.teacher, shape)
-        section = self._section(self.steps)
         options = {"objectives": OBJECTIVES, "save_strategy": "no", "seed": number}
-        given = shared_arguments(section, self.folder / "steps", **options)
+        given = shared_arguments(TRAINING, self.folder / "steps", **options)
         rows = self.rows[: self.steps * BATCH]
         trainer = DistillationTrainer(student, given, self.teacher, train_dataset=rows)
         trainer.remove_callback(PrinterCallback)
@@ -90,7 +90,7 @@ class Bench:
         begun = time.perf_counter()
         train(
             slice_student(self.teacher, WIDTHS[1]),
-            self._section(self.whole),
+            TRAINING,
             OBJECTIVES,
             self._whole_rows,
             self.folder / "plain",
@@ -112,7 +112,7 @@ class Bench:
             signals=None,
             segments=segments(self.teacher, self.whole),
             section=section,
-            training=self._section(self.whole),
+            training=TRAINING,
             objectives=OBJECTIVES,
             rows=self._whole_rows,
             held_out=self.rows[:64],
@@ -132,9 +132,6 @@ class Bench:
     @property
     def _whole_rows(self) -> Sequence[Mapping[str, Any]]:
         return self.rows[: self.whole * BATCH]
-
-    def _section(self, steps: int) -> TrainingSection:
-        return TrainingSection(epochs=1, batch_size=BATCH, precision="fp32", learning_rate=2e-4)
 
 
 def segments(teacher: PreTrainedModel, steps: int) -> list[Segment]:

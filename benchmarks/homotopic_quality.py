@@ -3,11 +3,12 @@
 The MiniLM teacher over WikiText-2 and the novels, to half its width, some 10 minutes of training an arm. An
 arm that is narrow from the first step on is cheaper: it takes as many steps as the narrowed one has seconds
 for, and where it stood after as many steps is read from its course (its learning rate had not yet fallen to 0
-there, as the narrowed one's had). All arms have the same terms, and the
-maps that the package would give them: learned from the identity on where a student is narrowed, the
-projection itself where it begins projected, learned where it is drawn. Their discrepancy on the same held-out
-rows is looked at over the steps (HomoDistil's Figure 2), in seconds that no arm is charged for. One student
-an arm is distilled, and fine-tuned by `kdnas evaluate` on MRPC and 10,000 sentences of SST-2, 3 seeds.
+there, as the narrowed one's had). All arms have the same terms. Those of hidden states are relative to the
+teacher's variance, by its own units where a student is narrowed and by the projection where it begins
+projected; only a drawn student has nothing to compare but by maps that it learns. Their discrepancy on the
+same held-out rows is looked at over the steps (HomoDistil's Figure 2), in seconds that no arm is charged for.
+One student an arm is distilled, and fine-tuned by `kdnas evaluate` on MRPC and 10,000 sentences of SST-2, 3
+seeds.
 
 Without distillation terms nothing is left to learn from text: this teacher has no masked-LM head. That arm
 is in `homotopic_task.py`, where there are labels.
@@ -31,8 +32,7 @@ import prepared
 import torch
 from harness import Benchmark, spread
 from prepared import TITLES, Prepared
-from trainers import WARM_UP, Clock
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from hf_kdnas import Architecture, load_recipe
 from hf_kdnas.distill.data import DistillationCollator
@@ -97,12 +97,12 @@ def looks_apart() -> Iterator[Looks]:
     """Time the looks: they are the benchmark's, not a part of any arm."""
     looks, look = Looks(), HomotopicTrainer.look
 
-    def timed(trainer: HomotopicTrainer) -> None:
+    def apart(trainer: HomotopicTrainer) -> None:
         begun = time.perf_counter()
         look(trainer)
         looks.seconds += time.perf_counter() - begun
 
-    HomotopicTrainer.look = timed
+    HomotopicTrainer.look = apart
     try:
         yield looks
     finally:
@@ -154,15 +154,12 @@ class Arms:
 
     def at_once(self, arm: str, seconds: float) -> dict[str, Any]:
         """A student of the target's shape from the first step on, trained for so many seconds."""
-        clock = Clock(self.scale.pilot, torch.device("cpu"))
-        self._trained(f"{arm}-pilot", ARMS_AT_ONCE[arm], self.scale.pilot, [clock])
-        steps = round(seconds / clock.seconds * (self.scale.pilot - WARM_UP))
+        taken, *_ = self._trained(f"{arm}-pilot", ARMS_AT_ONCE[arm], self.scale.pilot)
+        steps = round(seconds / taken * self.scale.pilot)
         taken, stages, trainer = self._trained(arm, ARMS_AT_ONCE[arm], steps)
         return self._figures(arm, stages, trainer.model, steps, taken, trainer.state.log_history)
 
-    def _trained(
-        self, arm: str, method: str, steps: int, callbacks: Sequence[TrainerCallback] = ()
-    ) -> tuple[float, Stages, HomotopicTrainer]:
+    def _trained(self, arm: str, method: str, steps: int) -> tuple[float, Stages, HomotopicTrainer]:
         recipe = self._recipe(arm, steps, [f"student={TARGET.key}", f"distillation.initialisation={method}"])
         stages = Stages(plan_distillation(recipe), RunFolder(Path(recipe.output_dir)), join_processes())
         stages.prepare()
@@ -189,7 +186,6 @@ class Arms:
             reference=teacher,
             held_out=[collator(held_out[start : start + size]) for start in range(0, len(held_out), size)],
             evaluation_steps=self._every(steps),
-            callbacks=[*callbacks],
         )
         seconds, _ = timed(lambda: run_trainer(trainer, checkpoints, stages.narrator, arm))
         return seconds, stages, trainer
@@ -207,7 +203,7 @@ class Arms:
                 "data.selection_fraction=0.01",
                 "distillation.signals.cache=false",  # no arm sees all rows
                 TERMS,
-                "homotopic.maps=learned",
+                "homotopic.maps=kept",
                 f"homotopic.evaluation_steps={self._every(steps)}",
                 f"homotopic.held_out={LOOKED_AT}",
                 f"distillation.training.training_arguments={{max_steps: {steps}}}",
@@ -279,7 +275,7 @@ def main() -> None:
     if {NARROWED, PROJECTED} <= cells.keys():
         ours, theirs = cells[NARROWED], cells[PROJECTED]
         for steps, when in ((scale.steps, "after as many steps"), (theirs["steps"], "after as many seconds")):
-            found, beside = after(ours["course"], steps), after(theirs["course"], steps)
+            found, beside = after(ours["course"], scale.steps), after(theirs["course"], steps)
             benchmark.target(
                 found < beside,
                 f"discrepancy {when}, narrowed and projected at once",

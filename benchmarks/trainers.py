@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -105,7 +106,7 @@ class LiveTeacherTrainer(Trainer):
         """KL of the logits, and the mean squared error of each pair of layers."""
         wanted = {"output_hidden_states": bool(self.pairs)}
         ours = model(**inputs, **wanted)
-        with torch.no_grad():
+        with torch.no_grad(), self.accelerator.autocast():  # else the teacher is in fp32 beside bf16
             theirs = self.teacher(**inputs, **wanted)
         log_q, log_p = (
             functional.log_softmax(output.logits / TEMPERATURE, dim=-1) for output in (ours, theirs)
@@ -270,6 +271,8 @@ class Bench:
         return [row for batch in [*batches[-WARM_UP:], *batches] for row in batch]
 
     def _arguments(self, kind: type[TrainingArguments], settings: Settings, **extra: Any) -> Any:
+        for name in [each for each in os.environ if each.startswith("ACCELERATE_")]:
+            del os.environ[name]  # what Transformers left there for the arm before
         return kind(
             output_dir=str(self.folder / "checkpoints"),
             per_device_train_batch_size=self.batch,
@@ -288,6 +291,8 @@ class Bench:
         )
 
     def _timed(self, trainer: Trainer, number: int, settings: Settings) -> float:
+        if trainer.accelerator.mixed_precision != ("bf16" if settings.bf16 else "no"):
+            raise RuntimeError(f"{settings} is computed in {trainer.accelerator.mixed_precision}")
         order = self._order(number, settings)
         clock = Clock(len(order) // self.batch, self.device)
         # Every trainer gets its batches in this order, instead of one of its own.

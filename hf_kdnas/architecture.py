@@ -19,6 +19,11 @@ _KEY = re.compile(
 )
 
 
+def is_key(text: str) -> bool:
+    """Whether a text has the form of an architecture's key, such as `4L-576H-768F-12A-gelu`."""
+    return _KEY.fullmatch(text) is not None
+
+
 @total_ordering
 @dataclass(frozen=True)
 class Architecture:

@@ -10,15 +10,15 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_kdnas.cli_hub import add_gallery, add_publish, gallery, publish
 from hf_kdnas.cli_recipe import Parser, add_folder_choice, add_run, printed, read_recipe
 from hf_kdnas.cli_superlm import add_superlm
-from hf_kdnas.errors import InvalidInput
+from hf_kdnas.errors import USER_ERROR, InvalidInput
 
-USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells do
 
 
@@ -61,10 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    add_run(add("search", _search, "Search a student for a teacher and a task, distil and export it"))
-    add_run(add("distill", _distill, "Distil a given student from a teacher, and export it"))
-    text = "Narrow a student that begins as its teacher while it is distilled, and export it"
-    add_run(add("homotopic", _homotopic, text))
+    for workflow, text in (
+        ("search", "Search a student for a teacher and a task, distil and export it"),
+        ("distill", "Distil a given student from a teacher, and export it"),
+        ("homotopic", "Narrow a student that begins as its teacher while it is distilled, and export it"),
+    ):
+        add_run(add(workflow, partial(_run_recipe, workflow), text))
     text = "Train weights that a whole space of students shares"
     add_superlm(commands.add_parser("superlm", help=text, description=f"{text}.", allow_abbrev=False))
     _add_recipes(add("recipes", _list_recipes, "List, show or copy the recipes that come with the package"))
@@ -139,18 +141,6 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--published", action="store_true", help="put published models into the table")
     evaluate.add_argument("--output-dir", metavar="DIR", help="folder of the results (runs/evaluate-NAME)")
     add_folder_choice(evaluate)
-
-
-def _search(options: argparse.Namespace) -> None:
-    _run_recipe("search", options)
-
-
-def _distill(options: argparse.Namespace) -> None:
-    _run_recipe("distill", options)
-
-
-def _homotopic(options: argparse.Namespace) -> None:
-    _run_recipe("homotopic", options)
 
 
 def _run_recipe(workflow: str, options: argparse.Namespace) -> None:
@@ -276,19 +266,6 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from hf_kdnas.run import read_json
-
-    try:
-        results = read_json(options.run_dir / "results.json")
-    except (OSError, ValueError):
-        results = None
-    if not (isinstance(results, dict) and {"teacher", "student"} <= results.keys()):
-        raise InvalidInput(
-            "RUN",
-            str(options.run_dir),
-            "it holds no results.json of a finished run",
-            "Give the output folder of a search that has finished.",
-        )
     from hf_kdnas import workflows
 
     print(workflows.report(options.run_dir))

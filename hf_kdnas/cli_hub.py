@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from hf_kdnas.errors import InvalidInput
+
 
 def add_publish(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `kdnas publish`."""
@@ -61,5 +63,13 @@ def gallery(options: argparse.Namespace) -> None:
     if options.output is None:
         print(page, end="")
     else:
-        write_text(options.output, page)
+        try:
+            write_text(options.output, page)
+        except OSError as error:
+            raise InvalidInput(
+                "--output",
+                str(options.output),
+                f"it can't be written ({error.strerror})",
+                "Name another file.",
+            ) from None
         print(options.output)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+USER_ERROR = 2
+"""Exit code of the command line for a mistake of the user's."""
+
 
 class InvalidInput(ValueError):
     """A value that the user gave can't be used.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hf_kdnas.architecture import Architecture
+from hf_kdnas.architecture import Architecture, is_key
 from hf_kdnas.baselines import BASELINES, baseline_architecture
 from hf_kdnas.distill.checks import check_vocabularies
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.resources import resolve_path, why_not_loaded
-from hf_kdnas.teacher import TOKENIZERS, without_remarks
+from hf_kdnas.teacher import TOKENIZERS, check_folder, without_remarks
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -24,13 +24,7 @@ _ALIKE = ("model_type", "vocab_size", "max_position_embeddings", "type_vocab_siz
 
 def is_model(student: str) -> bool:
     """Whether a recipe's `student` is a model with weights of its own, not the name or key of a shape."""
-    if student in BASELINES:
-        return False
-    try:
-        Architecture.parse(student)
-    except InvalidInput:
-        return True
-    return False
+    return student not in BASELINES and not is_key(student)
 
 
 def student_architecture(
@@ -52,6 +46,7 @@ def student_architecture(
 
     import hf_kdnas.exact  # noqa: F401  # so that the Auto classes know it
 
+    check_folder("student", student, tokenizer=False)
     try:
         config = AutoConfig.from_pretrained(resolve_path(student), revision=revision)
     except (OSError, ValueError) as error:

@@ -51,9 +51,22 @@ def find_superlms(path: str, teacher: PretrainedConfig) -> GivenSuperLMs:
         teacher: The teacher's config.
 
     Raises:
-        InvalidInput: If it holds no model, or one of another type or with other embeddings than the teacher.
+        InvalidInput: If it holds no model, or one of another type or with other embeddings than the teacher,
+            or is the folder of a run whose training has not finished.
     """
     root = Path(resolve_path(path)).resolve()
+    untrained = [
+        folder.name
+        for folder in sorted(root.glob("spaces/*"))
+        if folder.is_dir() and not (folder / "superlm").is_dir()
+    ]
+    if untrained:
+        raise InvalidInput(
+            KEY,
+            path,
+            f"the training of {', '.join(untrained)} has not finished",
+            "Finish it (kdnas superlm train), or give the folder of one SuperLM, spaces/NAME/superlm.",
+        )
     folders = sorted(root.glob("spaces/*/superlm")) or [root]
     if not (folders[0] / "config.json").is_file():
         raise InvalidInput(

@@ -27,11 +27,13 @@ class Labels:
         names: Class names in the order of their ids; None for a regression.
         ids: The id of each value that occurs; empty for a regression.
         listed: Whether a row has a list of values.
+        alphabetical: Whether texts are numbered by the alphabet, for want of any other order.
     """
 
     names: tuple[str, ...] | None
     ids: dict[Hashable, int]
     listed: bool = False
+    alphabetical: bool = False
 
     def encode(self, values: Iterable[Any]) -> list[Any]:
         """Class ids (lists of them, where a row has several), or scores as floats."""
@@ -123,7 +125,8 @@ def _text_labels(data: DataSection, values: set[str]) -> Labels:
     names = tuple(data.labels or sorted(values))
     if not values <= set(names):
         raise _wrong_names(data, f"the column {data.label} holds {', '.join(sorted(values)[:20])}")
-    return Labels(names, {name: index for index, name in enumerate(names)})
+    ids: dict[Hashable, int] = {name: index for index, name in enumerate(names)}
+    return Labels(names, ids, alphabetical=not data.labels)
 
 
 def _number_labels(data: DataSection, values: set[int], class_names: tuple[str, ...] | None) -> Labels:

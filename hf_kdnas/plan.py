@@ -225,7 +225,7 @@ def _load(recipe: Recipe) -> _Basis:
 
 
 def _checked(plan: Plan) -> Plan:
-    _check_activations([*plan.space, *plan.baselines.values()])
+    check_activations([*plan.space, *plan.baselines.values()])
     _check_training(plan)
     return plan
 
@@ -299,7 +299,12 @@ def _check_length(recipe: Recipe, most: int) -> None:
         )
 
 
-def _check_activations(shapes: Iterable[Architecture]) -> None:
+def check_activations(shapes: Iterable[Architecture]) -> None:
+    """See that Transformers has the activations of all shapes.
+
+    Raises:
+        InvalidInput: Naming the first that it has not.
+    """
     from transformers.activations import ACT2FN
 
     for name in {shape.hidden_act for shape in shapes} - ACT2FN.keys():

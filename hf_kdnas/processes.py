@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from hf_kdnas.errors import InvalidInput
+from hf_kdnas.errors import USER_ERROR, InvalidInput
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -70,6 +71,29 @@ def from_first(value: T, processes: PartialState) -> T:
         return value
     shared: list[T] = broadcast_object_list([value])
     return shared[0]
+
+
+def on_first(work: Callable[[], T], processes: PartialState) -> T:
+    """What the first rank finds when it does some work alone, on every rank.
+
+    Where it is refused something, it says so, and the others leave without a word, rather than wait for it.
+
+    Raises:
+        InvalidInput: On the first rank, what `work` raises.
+        SystemExit: Then on the others.
+    """
+    if processes.num_processes == 1:
+        return work()
+    found: T | None = None
+    refused: InvalidInput | None = None
+    if processes.is_main_process:
+        try:
+            found = work()
+        except InvalidInput as error:
+            refused = error
+    if from_first(refused is not None, processes):
+        raise refused or SystemExit(USER_ERROR)
+    return cast("T", from_first(found, processes))
 
 
 def _launched() -> int:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate import PartialState
 
 from hf_kdnas.architecture import Architecture
-from hf_kdnas.homotopic.plan import pruning_of, segments_of
-from hf_kdnas.homotopic.run import HomotopicDistillation
+from hf_kdnas.homotopic.plan import objectives_of, pruning_of, segments_of
+from hf_kdnas.homotopic.run import HomotopicDistillation, refuse_others, settings_of
 from hf_kdnas.homotopic.trainer import DISCREPANCY
 from hf_kdnas.run import read_json, write_json
 from hf_kdnas.search.students import FullDistillation
@@ -36,6 +36,7 @@ class PrunedDistillation(FullDistillation):
 
     Attributes:
         segments: The schedule of a shape.
+        objectives: The losses of a shape.
         pruning: How units are scored and looked at.
         held_out: Rows that the discrepancy is looked at on.
         origin: Hash of the teacher and the rows.
@@ -43,6 +44,7 @@ class PrunedDistillation(FullDistillation):
     """
 
     segments: Callable[[Architecture], Sequence[Segment]]
+    objectives: Callable[[Architecture], dict[str, Any]]
     pruning: HomotopicSection
     held_out: Sequence[Row]
     origin: str
@@ -52,10 +54,12 @@ class PrunedDistillation(FullDistillation):
         """What was logged while a student was trained."""
         return self.folder / f"{self.path(architecture).name}.history.json"
 
-    def _distil(self, architecture: Architecture, path: Path, processes: PartialState) -> None:
-        super()._distil(architecture, path, processes)
-        if processes.is_main_process:
-            shutil.rmtree(self._checkpoints(path))
+    def quality(self, architecture: Architecture) -> float:
+        """The same; nothing is left of the way to a student that is whole."""
+        found = super().quality(architecture)  # behind which no rank reads a checkpoint any more
+        if PartialState().is_main_process:
+            shutil.rmtree(self._checkpoints(self.path(architecture)), ignore_errors=True)
+        return found
 
     def _trained(self, architecture: Architecture, path: Path) -> PreTrainedModel:
         student, history = HomotopicDistillation(
@@ -64,7 +68,7 @@ class PrunedDistillation(FullDistillation):
             segments=self.segments(architecture),
             section=self.pruning,
             training=self.section.training,
-            objectives=self.section.objectives,
+            objectives=self.objectives(architecture),
             rows=self.rows,
             held_out=self.held_out,
             masking=self.masking,
@@ -100,6 +104,7 @@ class PruningStages(Stages):
         return PrunedDistillation(
             **{**vars(plain), "inputs": self.hash(plain.inputs, pruning.decisive)},
             segments=partial(segments_of, self.plan),
+            objectives=partial(objectives_of, self.plan),
             pruning=pruning,
             held_out=self.plan.task.selection,
             origin=self.hash(),
@@ -130,8 +135,23 @@ class OneTarget(PruningStages):
     def __init__(self, plan: Plan, folder: RunFolder, processes: PartialState) -> None:
         super().__init__(plan, folder, processes)
         # So that another target doesn't begin beside an unfinished student.
-        self.checkpoints = folder / "students" / "homotopic.checkpoints"
+        self.checkpoints: Path = folder / "students" / "homotopic.checkpoints"
         [self.target] = plan.space
+
+    def check(self, overwrite: bool = False) -> None:
+        """The same, and that no student is begun that is narrowed otherwise."""
+        super().check(overwrite)
+        if not overwrite:
+            refuse_others(
+                self.checkpoints,
+                settings_of(
+                    segments_of(self.plan, self.target),
+                    pruning_of(self.recipe),
+                    objectives_of(self.plan, self.target),
+                    self.recipe.distillation.training,
+                    self.recipe.seed,
+                ),
+            )
 
     def tell_target(self) -> None:
         """Say which shape the recipe's target was rounded to, and which there are on the way."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from hf_kdnas.baselines import BASELINES
@@ -303,8 +304,8 @@ class Recipe:
     export: ExportSection = option(ExportSection(), "the ONNX files")
 
     def __post_init__(self) -> None:
-        if not self.output_dir:
-            object.__setattr__(self, "output_dir", f"runs/{self.name}")
+        folder = Path(self.output_dir or f"runs/{self.name}").expanduser()
+        object.__setattr__(self, "output_dir", str(folder))
         check_recipe(self)
 
 

@@ -62,15 +62,16 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         InvalidInput: Naming the first value that can't be used.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", recipe.name):
-        raise InvalidInput(
-            "name",
-            recipe.name,
-            "may hold letters, digits, dot, dash and underscore",
-            "It becomes part of folder and repository names: rename the run.",
-        )
+    check_name("name", recipe.name)
     check_section(recipe)
     _check_columns(recipe.data)
+    if recipe.data.reporting_split == recipe.data.train_split:
+        raise InvalidInput(
+            "data.reporting_split",
+            recipe.data.reporting_split,
+            "it is data.train_split, and rows that are trained on prove nothing",
+            "Name another, or leave it out: data.reporting_fraction is cut from the training split then.",
+        )
     if recipe.data.task in UNLABELLED:
         _check_unlabelled(recipe)
     _check_objectives("distillation.objectives", recipe.distillation.objectives)
@@ -107,6 +108,22 @@ def check_recipe(recipe: Recipe) -> None:
         _check_list("compare.seeds", recipe.compare.seeds)
         _check_compared(recipe.compare.objectives)
     _check_augmentation(recipe)
+
+
+def check_name(key: str, name: Any) -> None:
+    """Refuse what can't be part of folder and repository names.
+
+    Args:
+        key: The setting, for the message.
+        name: What is named.
+    """
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)):
+        raise InvalidInput(
+            key,
+            name,
+            "may hold letters, digits, dot, dash and underscore",
+            "It becomes part of folder and repository names: take another.",
+        )
 
 
 def check_section(section: Any, prefix: str = "") -> None:
@@ -271,9 +288,23 @@ def _check_search(search: SearchSection) -> None:
             f"samplers are {', '.join(SAMPLER_NAMES)}, or package.module:Class",
             nearest(search.sampler, SAMPLER_NAMES),
         )
+    if search.sampler == "random" and search.random_baseline:
+        raise InvalidInput(
+            "search.random_baseline",
+            True,
+            "the search itself is a random one",
+            "Leave it out, or choose another search.sampler.",
+        )
     for name in search.baselines:
         if name not in BASELINES:
             _check_architecture_key(name)
+    if search.storage and re.match(r"[a-z][a-z\d+]*:(?!//)", search.storage):
+        raise InvalidInput(
+            "search.storage",
+            search.storage,
+            "a database is named by a URL such as sqlite:///FILE or postgresql://USER@HOST/DATABASE",
+            "Write two slashes behind the colon, or give a journal file's path.",
+        )
     if search.finalists > search.episodes * search.candidates:
         raise InvalidInput(
             "search.finalists",

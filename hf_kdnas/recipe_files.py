@@ -170,6 +170,11 @@ def _default(each: dataclasses.Field[Any]) -> Any:
     return each.default if each.default_factory is MISSING else each.default_factory()
 
 
+def default_of(cls: Any, name: str) -> Any:
+    """The default of a section's setting."""
+    return next(_default(each) for each in dataclasses.fields(cls) if each.name == name)
+
+
 def nearest(given: str, known: Collection[str]) -> str:
     """A remedy that names the known word nearest to a mistyped one."""
     matches = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
@@ -299,6 +304,24 @@ def _require(cls: Any, values: Mapping[str, Any], prefix: str, path: Path) -> No
             _require(section, values[name], f"{prefix}{name}.", path)
 
 
+def read_section(cls: Any, values: Any, key: str) -> Any:
+    """A section that stands within a free setting, such as one of `superlm.spaces`.
+
+    Args:
+        cls: Its dataclass.
+        values: What was given.
+        key: Its dotted name, for the message.
+
+    Raises:
+        InvalidInput: If a key or value in it can't be used.
+    """
+    complete = _complete(cls, values, _defaults(cls), f"{key}.")
+    try:
+        return _parse(cls, complete)
+    except InvalidInput as error:
+        raise InvalidInput(f"{key}.{error.field}", error.given, error.allowed, error.remedy) from None
+
+
 def _parse(cls: Any, values: Mapping[str, Any]) -> Any:
     """Check the types and make the dataclasses."""
     from jsonargparse import ArgumentError, ArgumentParser
@@ -306,10 +329,24 @@ def _parse(cls: Any, values: Mapping[str, Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls)
     try:
-        namespace = parser.parse_object(dict(values))
+        namespace = parser.parse_object(copy.deepcopy(dict(values)))  # which it changes
     except ArgumentError as error:
         raise _type_error(cls, values, str(error)) from None
-    return cls(**parser.instantiate(namespace).as_dict())
+    return _as_given(cls(**parser.instantiate(namespace).as_dict()), values)
+
+
+def _as_given(section: Any, values: Mapping[str, Any]) -> Any:
+    """A section whose free settings, whose type is Any somewhere, are what was given.
+
+    jsonargparse reads texts in them once more: "no" would become False.
+    """
+    hints, given = get_type_hints(type(section)), {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and _section_of(hints[name]) is not None:
+            given[name] = _as_given(getattr(section, name), value)
+        elif "Any" in str(hints[name]):
+            given[name] = value
+    return dataclasses.replace(section, **given)
 
 
 def _type_error(cls: Any, values: Any, message: str) -> InvalidInput:

@@ -49,7 +49,8 @@ class HomotopicSection:
         Raises:
             InvalidInput: If every score would be 0.
         """
-        if self.smoothing == 0 and self.uncertainty != 1:
+        by_gradients = self.importance in ("sensitivity", "taylor")
+        if by_gradients and self.smoothing == 0 and self.uncertainty != 1:
             raise InvalidInput(
                 "homotopic.uncertainty",
                 self.uncertainty,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import glob
+import importlib
 import os
+import sys
+import textwrap
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from hf_kdnas.errors import InvalidInput, MissingPackage
 
@@ -94,6 +98,21 @@ def resolve_path(path: str) -> str:
     return str(found)
 
 
+def import_own(path: str) -> Any:
+    """What `package.module:NAME` stands for; a module may also lie in the working directory.
+
+    Raises:
+        ImportError: If there is no such module.
+        AttributeError: If it has nothing of that name.
+        ValueError: If the module's name is empty.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # as for `python -m hf_kdnas`: the command `kdnas` looks elsewhere
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def why_not_loaded(name: str, error: BaseException) -> str:
     """The reason on one line; first that the Hub may not be asked, where the place may be one there.
 
@@ -103,7 +122,7 @@ def why_not_loaded(name: str, error: BaseException) -> str:
     """
     from huggingface_hub import constants
 
-    reason = " ".join(str(error).split())
+    reason = textwrap.shorten(str(error), 400, placeholder=" ...")  # Transformers lists all types it knows
     if constants.HF_HUB_OFFLINE and not Path(name).exists():
         return (
             f"HF_HUB_OFFLINE is set, and {name} is neither a path nor in the Hub's cache on this machine: "

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from hf_kdnas.adapter import ADAPTER_CONFIG
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.environment import environment
+from hf_kdnas.families import get_family
 from hf_kdnas.hub.sources import hub_commit, teacher_licence
 from hf_kdnas.report.view import part
 from hf_kdnas.search.reward import choose_winner
@@ -106,6 +107,7 @@ def collect_results(
             "architecture": winner.architecture.key,
             "config": winner.architecture.as_dict(),
             "model_type": plan.config.model_type,
+            "max_length": get_family(plan.config).max_length(plan.config),
             "quality": quality,
             "metrics": scores.of(winner.architecture),
             "selection_quality": winner.quality,

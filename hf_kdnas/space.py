@@ -59,7 +59,9 @@ class SearchSpace:
                 raise InvalidInput(
                     f"space.{name}", list(dimensions.get(name, ())), "needs at least one value", "Add one."
                 )
-        self.dimensions: dict[str, tuple[Any, ...]] = {name: tuple(dimensions[name]) for name in DIMENSIONS}
+        self.dimensions: dict[str, tuple[Any, ...]] = {
+            name: tuple(dict.fromkeys(dimensions[name])) for name in DIMENSIONS
+        }
         self.constraints: dict[str, Constraint] = dict(constraints or {})
         self._ratio = ratio
         self._head_size = head_size
@@ -128,13 +130,20 @@ class SearchSpace:
     def widest(self) -> Architecture:
         """The envelope of the members, as a rule none of them itself.
 
-        The most layers and the greatest hidden and intermediate size of all, and the most heads of those
-        of that hidden size. Every member of a preset can be cut from it.
+        The most layers and the greatest hidden and intermediate size of all, and the most heads: of all
+        members where heads have a size of their own, else of those of that hidden size. Every member of a
+        preset can be cut from it.
         """
+        hidden = max(member.hidden_size for member in self.members)
+        alike = [member for member in self.members if self._head_size or member.hidden_size == hidden]
+        heads = max(member.num_attention_heads for member in alike)
         return replace(
-            max(self.members, key=lambda member: (member.hidden_size, member.num_attention_heads)),
+            alike[0],
             num_hidden_layers=max(member.num_hidden_layers for member in self.members),
+            hidden_size=hidden,
+            num_attention_heads=heads,
             intermediate_size=max(member.intermediate_size for member in self.members),
+            head_size=None if self._head_size == hidden / heads else self._head_size,
         )
 
     def sample(self, rng: random.Random) -> Architecture:

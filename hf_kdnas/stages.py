@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_kdnas.content import rows_hash, settings_hash, weights_hash
@@ -84,6 +85,8 @@ class Stages:
         storage = self.recipe.search.storage
         if storage and is_database(storage):
             database(storage)  # refuses now what it can't open
+        elif storage:
+            require_writable(Path(storage).parent, "search.storage", "Name a file in another folder.")
         if overwrite or "signals" not in self.folder.seconds():
             check_room_for_signals(self.plan)
 
@@ -133,10 +136,10 @@ class Stages:
 
     @cached_property
     def _base(self) -> list[str]:
-        """Hashes of the teacher and the rows."""
+        """Hashes of the teacher and the rows, and what rows are scored by."""
         task, teacher = self.plan.task, self.initialiser.teacher
         rows = [rows_hash(self.plan.distilled_rows), rows_hash(task.selection)]
-        return [teacher_hash(teacher), self.recipe.teacher.dtype, *rows]
+        return [teacher_hash(teacher), self.recipe.teacher.dtype, *rows, task.metric]
 
     @cached_property
     def brought(self) -> list[str]:

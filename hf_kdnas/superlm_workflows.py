@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from hf_kdnas.environment import environment
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.extracted import EXTRACTED, render_extracted_card
+from hf_kdnas.hub.merge import ASIDE, CARD
 from hf_kdnas.latency.export import get_exporter
 from hf_kdnas.latency.store import LatencyStore
 from hf_kdnas.latency.target import LatencyTarget
 from hf_kdnas.pareto import pareto_front
-from hf_kdnas.processes import from_first, join_processes
+from hf_kdnas.processes import join_processes, on_first
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.results import full_path, teacher_source
@@ -173,7 +174,7 @@ def extract_student(
     if not run.processes.is_main_process:
         return {}
     folder = to or run.folder / "students" / member.architecture.key
-    run.extract(member, folder)
+    run.extract(member, folder, keep=(CARD, ASIDE, EXTRACTED))  # the new card is merged into the old one
     student = {**member.as_dict(), **affordable[member], **chosen}
     write_json(folder / EXTRACTED, {**student, **_origin(run, folder, member, ranking)})
     render_extracted_card(folder)
@@ -235,11 +236,13 @@ def _opened(recipe: Recipe, *, resume: bool, overwrite: bool) -> SuperLMRun:
     run = SuperLMRun(plan, folder, processes)
     if resume and not overwrite and folder.begun:
         run.check_settings()
-    if processes.is_main_process:
+
+    def on_disk() -> None:
         identity = recipe_fingerprint(recipe, "superlm")
         folder.open(recipe_to_yaml(recipe), identity, resume=resume, overwrite=overwrite)
         require_writable(cache_dir(), "KDNAS_CACHE", "Set it to another folder.")
-    processes.wait_for_everyone()
+
+    on_first(on_disk, processes)
     run.keep_settings()
     return run
 
@@ -277,8 +280,7 @@ def _affordable(
     """The best members that keep to the limits on latency, with what was measured; on every rank."""
     if budget.latency_ms is None and budget.speedup is None:
         return {member: {} for member in members[:count]}
-    found = dict(islice(_fast_enough(run, members, budget), count)) if run.processes.is_main_process else {}
-    return from_first(found, run.processes)
+    return on_first(lambda: dict(islice(_fast_enough(run, members, budget), count)), run.processes)
 
 
 def _fast_enough(

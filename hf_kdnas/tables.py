@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Table: TypeAlias = dict[str, list[Any]]
 """Columns of equal length."""
 
-_BUILDERS = {
+BUILDERS = {
     ".csv": "csv",
     ".tsv": "csv",
     ".json": "json",
@@ -29,7 +29,7 @@ _BUILDERS = {
 }
 # Column that groups phrases with their sentences, where that is asked for; no data set has one of this name.
 _SENTENCES = "\0sentences"
-_COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
+COMPRESSIONS = (".bz2", ".gz", ".xz", ".zip", ".zst")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def load_splits(data: DataSection) -> Splits:
 
 
 def read_splits(data: DataSection, *, streaming: bool = False) -> Any:
-    """All splits, as a `datasets.DatasetDict`, or an `IterableDatasetDict` where they are to be streamed.
+    """All splits, as a `datasets.DatasetDict` or the like, of iterable data sets if they are to be streamed.
 
     Raises:
         InvalidInput: If they can't be loaded.
@@ -87,13 +87,27 @@ def read_splits(data: DataSection, *, streaming: bool = False) -> Any:
     options: dict[str, Any] = {}
     parts = split_files(Path(path))
     if Path(path).is_file():
+        if files is not None:
+            raise InvalidInput(
+                "data.data_files",
+                data.data_files,
+                f"data.path is a file itself, {data.path}",
+                "Set data.path to the files' type (csv, json, parquet or text), or leave data_files out.",
+            )
         files = {"train": path}
         path, options = _builder(data.path, Path(path))
     elif parts and files is None:
         path, options = _builder(data.path, next(iter(parts.values())))
         files = {split: str(file) for split, file in parts.items()}
+    elif Path(path).suffix in (*BUILDERS, *COMPRESSIONS):
+        raise InvalidInput(
+            "data.path", data.path, f"there is no such file, seen from {Path.cwd()}", "Give its full path."
+        )
     try:
         with _quiet():
+            if (Path(path) / "state.json").is_file():  # from Dataset.save_to_disk
+                saved = datasets.load_from_disk(path)
+                return {"train": saved.to_iterable_dataset() if streaming else saved}
             return datasets.load_dataset(
                 path,
                 data.name or configuration,
@@ -130,13 +144,13 @@ def _quiet() -> Iterator[None]:
 
 def _builder(given: str, file: Path) -> tuple[str, dict[str, Any]]:
     """Name and options of what reads a file."""
-    suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSIONS]
+    suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSIONS]
     kind = suffixes[-1] if suffixes else ""
-    if kind not in _BUILDERS:
+    if kind not in BUILDERS:
         raise InvalidInput(
-            "data.path", given, f"files end in {', '.join(_BUILDERS)}, perhaps compressed", "Convert it."
+            "data.path", given, f"files end in {', '.join(BUILDERS)}, perhaps compressed", "Convert it."
         )
-    return _BUILDERS[kind], {"sep": "\t"} if kind == ".tsv" else {}
+    return BUILDERS[kind], {"sep": "\t"} if kind == ".tsv" else {}
 
 
 def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
@@ -166,6 +180,9 @@ def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
         )
     table = _take(columns, kept)
     _refuse_gaps(table, [*data.text, *labels])
+    for name in labels:
+        if any(map(_is_missing, columns[name])):
+            table[name] = _whole_again(table[name])
     if data.task == "token-classification":
         _require_words(table, data.text[0])
     else:
@@ -221,6 +238,12 @@ def _require_words(table: Table, column: str) -> None:
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _whole_again(values: list[Any]) -> list[Any]:
+    """Whole numbers that were read as floats because others of their column are missing."""
+    whole = all(isinstance(value, float) and value.is_integer() for value in values)
+    return [int(value) for value in values] if whole else values
 
 
 def _rows(table: Table) -> int:

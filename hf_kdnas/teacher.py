@@ -200,7 +200,10 @@ def load_model(section: TeacherSection, task: TaskData, seed: int) -> PreTrained
     from transformers import AutoConfig
 
     own_head = section.fine_tune is None and has_head(_from_pretrained(AutoConfig, section), task.head)
-    return _load(section, task.head_class, seed, {} if own_head else task.config_fields())
+    teacher = _load(section, task.head_class, seed, {} if own_head else task.config_fields())
+    if task.label_names:
+        with_task_head(teacher.config, task)  # its own head may have no names for its classes
+    return teacher
 
 
 def load_untuned(section: TeacherSection, head: str) -> PreTrainedModel:

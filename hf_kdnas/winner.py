@@ -87,8 +87,9 @@ def _export_student(plan: Plan, folder: RunFolder, distillation: FullDistillatio
     made_of = {"student": source.name, "exporter": plan.exporter.name, "int8": plan.recipe.export.int8}
     if note is not None and target.is_dir() and made_of.items() <= note.items():
         return float(note["difference"])
-    for stale in folder.path.glob("latency_*.json"):
-        stale.unlink()
+    # What was found of another student; a card or report of it would stand beside this one's weights.
+    for stale in (*folder.path.glob("latency_*.json"), folder / "results.json"):
+        stale.unlink(missing_ok=True)
     with atomic_folder(target) as unfinished:
         for file in source.iterdir():
             if file.name != "score.json":

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from hf_kdnas.comparison import compare
 from hf_kdnas.evaluation.runs import Evaluation
 from hf_kdnas.evaluation.suite import load_suite
-from hf_kdnas.evaluation.table import render_table
+from hf_kdnas.evaluation.table import model_name, render_table
 from hf_kdnas.homotopic.plan import plan_homotopic, plan_homotopic_search
 from hf_kdnas.hub.card import render_card
 from hf_kdnas.hub.gallery import find_results, gallery_text
 from hf_kdnas.hub.publish import publish_run
 from hf_kdnas.hub.push import check_push, push_run
 from hf_kdnas.plan import plan_distillation, plan_search
-from hf_kdnas.processes import join_processes
+from hf_kdnas.processes import join_processes, on_first
 from hf_kdnas.pruning import OneTarget
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.recipe_files import fingerprint, to_yaml
@@ -203,12 +203,15 @@ def evaluate(
     """
     processes = join_processes()
     suite = load_suite(model, section)
-    folder = RunFolder(Path(output_dir or f"runs/evaluate-{Path(model).name}"))
-    if processes.is_main_process:
-        settings = {"model": model, **asdict(section)}
-        identity = fingerprint({"workflow": "evaluate", **settings}, leave_out=())
-        folder.open(to_yaml(settings), identity, name="evaluation.yaml", resume=resume, overwrite=overwrite)
-    processes.wait_for_everyone()
+    folder = RunFolder(Path(output_dir or f"runs/evaluate-{model_name(model)}"))
+    settings = {"model": model, **asdict(section)}
+    identity = fingerprint({"workflow": "evaluate", **settings}, leave_out=())
+    on_first(
+        lambda: folder.open(
+            to_yaml(settings), identity, name="evaluation.yaml", resume=resume, overwrite=overwrite
+        ),
+        processes,
+    )
     results = Evaluation(suite, folder, processes).run()
     if processes.is_main_process:
         write_json(folder / "results.json", results)
@@ -241,10 +244,12 @@ def gallery(folders: Sequence[Path]) -> str:
 def _open(stages: Stages, resume: bool, overwrite: bool) -> None:
     """Open the run folder, after a look at everything else that could refuse the run."""
     recipe, folder = stages.recipe, stages.folder
-    if stages.processes.is_main_process:
+
+    def on_disk() -> None:
         identity = recipe_fingerprint(recipe, stages.plan.workflow)
         folder.check(identity, resume=resume, overwrite=overwrite)
         check_push(recipe)
         stages.check(overwrite)
         folder.open(recipe_to_yaml(recipe), identity, resume=resume, overwrite=overwrite)
-    stages.processes.wait_for_everyone()
+
+    on_first(on_disk, stages.processes)

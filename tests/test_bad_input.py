@@ -56,7 +56,7 @@ def _refused(
         (("--search.baselines", "[distilbert]"), ("search.baselines", "6L-768H-3072F-12A-gelu")),
         (("--distillation.objectives.hidden.layers", "first"), ("layers", "uniform+last")),
         (("--teacher.model", "package:no_such_package/model"), ("pip install no-such-package",)),
-        (("--data.path", "no/such/reviews.csv"), ("data.path", "no/such/reviews.csv")),
+        (("--data.path", "no/such/reviews.csv"), ("data.path", "no such file, seen from")),
         (
             ("--distillation.training.training_arguments", "{savestrategy: no}"),
             ("savestrategy", "save_strategy"),
@@ -78,6 +78,17 @@ def _refused(
         (("--search.constraints.parameters", "10"), ("search.constraints.parameters", "the smallest")),
         (("--search.sampler", "no_such_module:Sampler"), ("search.sampler", "no_such_module")),
         (("--search.storage", "sqlite:////no/such/folder/study.db"), ("search.storage", "no/such/folder")),
+        (("--search.storage", "/dev/null/study.log"), ("search.storage", "a folder that can be written")),
+        (("--search.storage", "sqlite:/study.db"), ("search.storage", "two slashes")),
+        (
+            ("--search.sampler", "random", "--search.random_baseline", "true"),
+            ("search.random_baseline", "a random one"),
+        ),
+        (("--data.reporting_split", "train"), ("data.reporting_split", "prove nothing")),
+        (
+            ("--data.data_files", "{validation: reviews.csv}"),
+            ("data.data_files", "a file itself", "Set data.path to the files' type"),
+        ),
         (("--space.hidden_act", "[gellu]"), ("space.hidden_act", "Did you mean gelu?")),
         (("--report_to", "[tensorbord]"), ("report_to", "Did you mean tensorboard?")),
         (("--report_to", "[comet_ml]"), ("report_to", "pip install comet-ml")),
@@ -117,6 +128,7 @@ def test_a_setting_that_cannot_be_used(
     [
         (("--student", "no/such/model"), ("student", "no/such/model", "every-second-layer")),
         (("--student", "4L-32H-64F-4A-gelu"), ("student", "can't be cut from the teacher")),
+        (("--student", "1L-17H-32F-2A-gelu"), ("17", "2")),
         (("--compare", "{objectives: {OD: {logit: {}}}}"), ("compare.objectives.OD", "Did you mean logits?")),
         (
             (
@@ -149,6 +161,27 @@ def test_a_student_that_cannot_be_distilled(
     message = _refused(tiny_project, capsys, *settings, workflow="distill")
     for part in named:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "a whole safetensors file"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "run code"),
+        (lambda folder: (folder / "config.json").unlink(), "the folder has no config"),
+    ],
+)
+def test_a_student_that_is_not_whole(
+    tiny_project: Path, tiny_bert_config, capsys: pytest.CaptureFixture[str], spoil: Any, named: str
+) -> None:
+    student = tiny_project / "student"
+    AutoModelForSequenceClassification.from_config(tiny_bert_config).save_pretrained(student)
+    spoil(student)
+    message = _refused(tiny_project, capsys, "--student", str(student), workflow="distill")
+    assert "student" in message
+    assert named in message
+    assert cli.main(["latency", str(student)]) == 2
+    assert named in capsys.readouterr().err
 
 
 def test_a_student_of_another_vocabulary(
@@ -246,6 +279,18 @@ def test_labels_that_the_teachers_head_does_not_have(
     message = _refused(tiny_project, capsys, "--teacher.fine_tune", "null")
     assert "bad, so-so, good" in message
     assert "2 classes (rotten, fresh)" in message
+
+
+def test_words_that_neither_head_nor_data_number(
+    tiny_project: Path, tiny_bert_config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The alphabet would make `fresh` class 0, of which the teacher may know the other."""
+    teacher = AutoModelForSequenceClassification.from_config(tiny_bert_config)
+    teacher.save_pretrained(tiny_project / "base")
+    message = _refused(tiny_project, capsys, "--teacher.fine_tune", "null", "--data.labels", "null")
+    assert "data.labels" in message
+    assert "fresh, rotten" in message
+    assert "in the order of the head's ids" in message
 
 
 WORDS = {"tokens": ["a", "film"], "ner_tags": ["O", "B-X"]}

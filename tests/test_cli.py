@@ -284,18 +284,17 @@ def test_evaluate_has_the_sections_defaults(
 def test_report_renders_a_finished_run(
     tmp_path: Path, workflows: types.SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "results.json").write_text('{"teacher": {}, "student": {}}', encoding="utf-8")
     assert cli.main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", "{"])
+@pytest.mark.parametrize("content", ["{}", "[1]", "{", '{"teacher": {}, "student": {}}'])
 def test_report_refuses_results_of_something_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     (tmp_path / "results.json").write_text(content, encoding="utf-8")
     assert cli.main(["report", str(tmp_path)]) == 2
-    assert "results.json of a finished run" in capsys.readouterr().err
+    assert "must be the output folder of a finished search or distillation" in capsys.readouterr().err
 
 
 def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,13 @@ def test_a_runs_superlms_and_its_layer_choice_are_found(run: Path, tiny_bert_con
     assert (list(one.shapes.values()), one.layers) == ([SMALL], "last")
 
 
+def test_a_training_that_has_not_finished_is_refused(run: Path, tiny_bert_config) -> None:
+    (run / "spaces" / "b" / "superlm").rename(run / "spaces" / "b" / "start")
+    with pytest.raises(InvalidInput, match="the training of b has not finished"):
+        find_superlms(str(run), tiny_bert_config)
+    assert find_superlms(str(run / "spaces" / "a" / "superlm"), tiny_bert_config).shapes
+
+
 def test_any_other_encoder_is_cut_as_the_paper_does(run: Path, tiny_bert_config) -> None:
     (run / "spaces" / "b" / "superlm").rename(run / "encoder")
     found = find_superlms(str(run / "encoder"), tiny_bert_config)

@@ -11,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from hf_kdnas import cli, homotopic
+from hf_kdnas import cli, homotopic, load_recipe
 from hf_kdnas.distill.trainer import last_checkpoint
+from hf_kdnas.homotopic.plan import objectives_of, plan_homotopic, segments_of
 from hf_kdnas.pruning import PrunedDistillation
 from hf_kdnas.run import read_json
 
@@ -146,7 +147,9 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
     assert last_checkpoint(checkpoints / "segment-0") is not None
     # Another target is not begun beside an unfinished student, also where the folder is taken over.
     assert narrow(project, "--homotopic.target", "0.75") == 2
+    recipe = (project / "run" / "recipe.yaml").read_text(encoding="utf-8")
     assert narrow(project, "--homotopic.target", "0.75", "--resume") == 2
+    assert (project / "run" / "recipe.yaml").read_text(encoding="utf-8") == recipe
     assert narrow(project, "--teacher.dtype", "bfloat16", "--resume") == 2
     assert "with other teacher or data" in capsys.readouterr().err
     assert narrow(project, "--resume") == 0
@@ -156,7 +159,19 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
     assert read_json(project / "run" / "results.json")["student"]["quality"] == results["student"]["quality"]
     # Nor is a student another one that was looked at or kept less often, or is asked for by its key.
     same = ["--homotopic.held_out", "8", "--homotopic.evaluation_steps", "9", "--homotopic.save_steps", "9"]
+    # What a launch left that was killed behind its last score is cleared away.
+    (checkpoints / "segment-3").mkdir(parents=True)
     assert narrow(project, "--homotopic.target", "3L-16H-32F-4A-gelu", *same, "--resume") == 0
+    assert not checkpoints.exists()
+
+
+def test_relations_have_one_number_of_heads_on_all_the_way(project: Path) -> None:
+    settings = ["distillation.objectives={relations: {}}", "homotopic.target=3L-16H-32F-4A-gelu"]
+    plan = plan_homotopic(load_recipe(str(project / "recipe.yaml"), settings))
+    [target] = plan.space
+    widths = {each.shape.attention_size for each in segments_of(plan, target)}
+    assert widths == {32, 28, 24, 20, 16}
+    assert objectives_of(plan, target)["relations"]["relation_heads"] == 4
 
 
 @pytest.mark.parametrize(
@@ -177,6 +192,13 @@ def test_nothing_is_done_twice_and_a_kill_is_made_good(
         (
             ["--distillation.training.training_arguments", "{save_only_model: true}"],
             "begins at a whole checkpoint",
+        ),
+        (["--distillation.training.training_arguments", "{save_safetensors: false}"], "a whole checkpoint"),
+        (["--distillation.training.training_arguments", "{ignore_data_skip: true}"], "each segment goes on"),
+        (["--distillation.training.training_arguments", "{max_steps: null}"], "must be a number"),
+        (
+            ["--distillation.objectives", "{relations: {relation_heads: 16}}"],
+            "28 of the student (of 3L-28H-56F-4A-gelu, on the way to",
         ),
         (
             ["--distillation.training.training_arguments", "{optim: adafactor}"],

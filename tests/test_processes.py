@@ -35,9 +35,29 @@ print(gloo())
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux alone")
-def test_no_thread_of_the_group_outlives_the_work() -> None:
-    """One that does aborts its process if it is still busy when Python shuts down."""
+REFUSED = """
+import sys
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.processes import join_processes, leave_processes, on_first
+
+def work(fails):
+    if fails:
+        raise InvalidInput("here", fails, "must be false", "Change it.")
+    return "found"
+
+processes = join_processes()
+print(on_first(lambda: work(False), processes), flush=True)
+try:
+    on_first(lambda: work(True), processes)
+except InvalidInput as error:
+    sys.exit(str(error))
+finally:
+    leave_processes()
+"""
+
+
+def start(code: str) -> list[subprocess.Popen[str]]:
+    """Two ranks that run some code."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -49,15 +69,31 @@ def test_no_thread_of_the_group_outlives_the_work() -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    ranks = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", RANK],
+            [sys.executable, "-c", code],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux alone")
+def test_no_thread_of_the_group_outlives_the_work() -> None:
+    """One that does aborts its process if it is still busy when Python shuts down."""
+    ranks = start(RANK)
     printed = [rank.communicate(timeout=120)[0].split() for rank in ranks]
     assert printed == [["0", "True", "False"]] * 2
     assert [rank.returncode for rank in ranks] == [0, 0]
+
+
+def test_what_the_first_rank_is_refused_ends_all_of_them() -> None:
+    ranks = start(REFUSED)
+    outputs = [rank.communicate(timeout=120) for rank in ranks]
+    assert [out for out, _ in outputs] == ["found\n", "found\n"]
+    assert [rank.returncode for rank in ranks] == [1, 2]
+    assert "here: got True; must be false" in outputs[0][1]
+    assert "Traceback" not in outputs[0][1] + outputs[1][1]

@@ -85,6 +85,20 @@ def test_what_only_begins_like_a_number_is_a_text(small: str, text: str) -> None
     assert load_recipe(small, [f"data.name={text}"]).data.name == text
 
 
+def test_texts_in_free_settings_stay_texts(small: str) -> None:
+    overrides = [
+        'data.where={lang: ["no", "2020"], year: [2020]}',
+        'distillation.training.training_arguments={save_strategy: "no"}',
+    ]
+    recipe = load_recipe(small, overrides)
+    assert recipe.data.where == {"lang": ["no", "2020"], "year": [2020]}
+    assert recipe.distillation.training.training_arguments == {"save_strategy": "no"}
+
+
+def test_a_folder_of_ones_home(small: str) -> None:
+    assert load_recipe(small, ["output_dir=~/run"]).output_dir == str(Path.home() / "run")
+
+
 def test_overrides_win_and_reach_into_mappings(small: str) -> None:
     recipe = load_recipe(
         small,

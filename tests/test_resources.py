@@ -21,6 +21,15 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_a_module_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "beside_the_recipe.py").write_text("class Cost: pass\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")  # restores the path afterwards
+    monkeypatch.chdir(tmp_path)
+    assert resources.import_own("beside_the_recipe:Cost").__name__ == "Cost"
+    with pytest.raises(ImportError):
+        resources.import_own("no_such_module:Cost")
+
+
 def test_a_package_path_is_found_without_importing_it(package: Path) -> None:
     assert resources.resolve_path("package:kdnas_some_model/model") == str(package / "model")
     assert resources.resolve_path("package:kdnas_some_model") == str(package)

@@ -244,6 +244,16 @@ def test_every_member_fits_into_the_widest_shape(preset: str, widest: str) -> No
         assert all(member.fits_into(space.widest) for member in space)
 
 
+@pytest.mark.parametrize("preset", ["autodistil-tiny", "autodistil-small", "autodistil-base"])
+def test_members_within_a_limit_fit_as_well(preset: str) -> None:
+    """With heads of one size, narrow members may have more of them than the widest that is left."""
+    whole = SearchSpace.preset(preset)
+    for most in range(1, 256, 8):
+        limit = sorted(member.flops(128) for member in whole)[most]
+        space = whole.restricted({"FLOPs": lambda member, limit=limit: member.flops(128) <= limit})
+        assert all(member.fits_into(space.widest) for member in space)
+
+
 def test_the_widest_shape_need_not_be_a_member() -> None:
     space = SMALL.restricted(
         {"narrow or shallow": lambda member: member.hidden_size < 32 or member.num_hidden_layers < 3}

@@ -8,11 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe import DataSection
-from hf_kdnas.tables import containing_texts, load_splits
+from hf_kdnas.tables import containing_texts, load_splits, read_splits
 
 ROWS = [
     {"text": f"text {index}", "label": index % 2, "film": f"film {index // 4}", "kind": "review"}
@@ -202,6 +203,25 @@ def test_rows_without_text_or_label_are_counted(tmp_path: Path) -> None:
     rows = [{**row, "text": None if index < 3 else row["text"]} for index, row in enumerate(ROWS)]
     with pytest.raises(InvalidInput, match="column text: got '3 of 200 rows"):
         load_splits(DataSection(path=write(tmp_path, "rows.jsonl", rows)))
+
+
+@pytest.mark.parametrize(("label", "kind"), [("1", int), ("0.5", float)])
+def test_classes_beside_rows_without_one_stay_whole(tmp_path: Path, label: str, kind: type) -> None:
+    """pandas reads a column of whole numbers with gaps as floats, which would be scores."""
+    path = tmp_path / "gaps.csv"
+    lines = [f"text {row},{(0, label, '')[row % 3]}" for row in range(60)]
+    path.write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    splits = load_splits(DataSection(path=str(path), where={"label": [0, float(label)]}))
+    assert {type(value) for value in splits.train["label"]} == {kind}
+
+
+def test_a_data_set_saved_to_disk(tmp_path: Path) -> None:
+    columns = {"text": [f"text {row}" for row in range(30)], "label": [0, 1, 0] * 10}
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "saved")
+    data = DataSection(path=str(tmp_path / "saved"))
+    assert len(load_splits(data).train["text"]) == 24
+    rows = list(read_splits(data, streaming=True)["train"])
+    assert [row["text"] for row in rows] == columns["text"]
 
 
 def test_class_names_of_a_data_set_are_kept(tmp_path: Path) -> None:

@@ -103,6 +103,15 @@ def test_fine_tuning_replaces_the_head_of_another_task(tiny_project: Path, tiny_
     assert teacher.config.id2label == {0: "rotten", 1: "fresh"}
 
 
+def test_the_data_name_the_classes_of_a_head_without_names(tiny_project: Path, tiny_bert_config) -> None:
+    AutoModelForSequenceClassification.from_config(tiny_bert_config).save_pretrained(tiny_project / "base")
+    recipe = load_recipe(str(tiny_project / "recipe.yaml"), ["teacher.fine_tune=null"])
+    plan = plan_search(recipe)
+    for config in (plan.config, prepare_teacher(recipe.teacher, plan.task, 0, Narrator(False)).config):
+        assert config.id2label == {0: "rotten", 1: "fresh"}
+        assert config.label2id == {"rotten": 0, "fresh": 1}
+
+
 def test_a_cached_teacher_has_the_labels_of_this_recipe(tiny_project: Path) -> None:
     reviews = tiny_project / "reviews.csv"
     text = reviews.read_text(encoding="utf-8").replace("rotten", "0").replace("fresh", "1")

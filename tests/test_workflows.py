@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertModel
+from transformers import AutoConfig, BertModel
 
 from hf_kdnas import cli, load_recipe, workflows
 from hf_kdnas.architecture import Architecture
@@ -82,6 +82,40 @@ def test_a_changed_recipe_goes_on_with_what_is_still_true(finished: Path, tiny_p
     assert again["candidates"] == after["candidates"]
     made = set((finished / "students").iterdir()) - students
     assert len(made) == len(again["finalists"]) + len(again["baselines"])
+
+
+def test_another_metric_scores_everything_anew(tiny_project: Path) -> None:
+    reviews = tiny_project / "reviews.csv"
+    head, *lines = reviews.read_text(encoding="utf-8").splitlines()
+    swapped = {"rotten": "fresh", "fresh": "rotten"}
+    for number in range(0, len(lines), 5):  # no student gets these right
+        text, _, label = lines[number].rpartition(",")
+        lines[number] = f"{text},{swapped[label]}"
+    reviews.write_text("\n".join([head, *lines]), encoding="utf-8")
+    given = ["distill", "--config", str(tiny_project / "recipe.yaml"), "--student", "1L-16H-32F-4A-gelu"]
+    found = []
+    for metric in ("accuracy", "matthews"):
+        assert cli.main([*given, "--data.metric", metric, "--resume"]) == 0
+        found.append(read_json(tiny_project / "run" / "results.json")["student"]["selection_quality"])
+    assert cli.main([*given, "--data.metric", "matthews", "--overwrite"]) == 0
+    afresh = read_json(tiny_project / "run" / "results.json")["student"]["selection_quality"]
+    assert found[0] != found[1] == afresh
+
+
+def test_no_results_stand_beside_another_students_weights(
+    tiny_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["distill", "--config", str(tiny_project / "recipe.yaml"), "--student"]
+    assert cli.main([*given, "1L-16H-32F-4A-gelu"]) == 0
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_kdnas.winner.measure", interrupted)
+    assert cli.main([*given, "2L-16H-32F-4A-gelu", "--resume"]) == cli.INTERRUPTED
+    assert AutoConfig.from_pretrained(tiny_project / "run" / "student").num_hidden_layers == 2
+    for command in (["report", str(tiny_project / "run")], ["publish", str(tiny_project / "run"), "a/b"]):
+        assert cli.main(command) == 2
 
 
 def test_a_random_search_of_the_same_budget_stands_beside_the_winner(tiny_project: Path) -> None:

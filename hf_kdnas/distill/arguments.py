@@ -6,11 +6,13 @@ import difflib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from accelerate.utils import patch_environment
 from transformers import TrainingArguments
 
 from hf_kdnas.distill.criterion import check_objectives
@@ -83,7 +85,13 @@ class DistillationArguments(TrainingArguments):
         if self.dropout is not None and not 0 <= self.dropout <= 1:
             raise InvalidInput("dropout", self.dropout, "must be from 0 to 1", "Change it.")
         self._refuse()
+        before = _left_for_accelerate()
         super().__post_init__()
+        # Transformers leaves precision and compilation there, for whatever is trained next as well.
+        self._for_accelerate = _left_for_accelerate()
+        for name in self._for_accelerate:
+            del os.environ[name]
+        os.environ.update(before)
         self._check_checkpointing()
 
     def _refuse(self) -> None:
@@ -115,6 +123,10 @@ class DistillationArguments(TrainingArguments):
         if getattr(self, CHECKPOINTING):
             # Else it is True: Transformers 4.57's default, and on 5 torch's own beside other options.
             setattr(self, name, {**options, "use_reentrant": False})
+
+    def accelerate_environment(self) -> AbstractContextManager[None]:
+        """Where an Accelerator is made for these arguments: the environment that they want it to find."""
+        return cast("AbstractContextManager[None]", patch_environment(**self._for_accelerate))
 
     @property
     def n_gpu(self) -> int:
@@ -183,10 +195,10 @@ def training_arguments(section: TrainingSection, output_dir: Path, **extra: Any)
                 f"Did you mean {near[0]}?" if near else "Remove it.",
             )
     _check_types(section.training_arguments)
-    # Both lines take it from there, and 4.57 leaves one there for whatever is trained next.
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "no" if precision == "fp32" else precision
     try:
-        return DistillationArguments(**arguments)
+        # `accelerate launch` may have another one there; the recipe's counts.
+        with patch_environment(accelerate_mixed_precision="no" if precision == "fp32" else precision):
+            return DistillationArguments(**arguments)
     except InvalidInput:
         raise
     except (ImportError, TypeError, ValueError) as error:
@@ -198,12 +210,17 @@ def training_arguments(section: TrainingSection, output_dir: Path, **extra: Any)
         ) from error
 
 
+def _left_for_accelerate() -> dict[str, str]:
+    names = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_")
+    return {name: value for name, value in os.environ.items() if name.startswith(names)}
+
+
 def _check_types(given: Mapping[str, Any]) -> None:
     """Numbers where the default is one, likewise true or false: TrainingArguments takes anything."""
     for argument in fields(DistillationArguments):
         default, value = argument.default, given.get(argument.name)
         kind, wanted = (bool, "true or false") if isinstance(default, bool) else (int | float, "a number")
-        if value is not None and isinstance(default, int | float) and not isinstance(value, kind):
+        if argument.name in given and isinstance(default, int | float) and not isinstance(value, kind):
             raise InvalidInput(
                 f"training_arguments.{argument.name}", value, f"must be {wanted}", "Change the value."
             )

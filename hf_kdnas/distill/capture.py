@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
@@ -49,7 +48,7 @@ class Capture:
         signals: What the last forward gave, by name.
 
     Args:
-        model: A model of a known family; a DistributedDataParallel wrapper is looked through.
+        model: A model of a known family, as it is before anything wraps it.
         names: Signals to keep.
         only: Nothing but the signals is wanted: a forward ends with the last of them.
 
@@ -60,8 +59,6 @@ class Capture:
     def __init__(self, model: nn.Module, names: Iterable[str], *, only: bool = False) -> None:
         names = set(names)
         self._ends = only and "logits" not in names
-        while isinstance(model, DistributedDataParallel):
-            model = model.module
         config = cast("PretrainedConfig", model.config)
         family = get_family(config)
         self.inputs = family.inputs

@@ -156,25 +156,23 @@ def check_lengths(lengths: Sequence[int], config: PretrainedConfig, whose: str) 
 
 
 def check_dataset(dataset: Any) -> None:
-    """Refuse rows that are streamed: batches are made by length, of rows from anywhere."""
-    if dataset is not None and not has_length(dataset):
+    """Refuse rows that are streamed (batches are made by length, of rows from anywhere) or not tokenised."""
+    if dataset is None:
+        return
+    if not has_length(dataset):
         raise InvalidInput(
             "train_dataset",
             type(dataset).__name__,
             "must have a length and rows by number",
             "Load it whole: load_dataset(...) without streaming=True.",
         )
-
-
-def check_evaluated(given: Any, config: PretrainedConfig) -> None:
-    """Refuse before the training what an evaluation would meet in the middle of it.
-
-    Args:
-        given: A data set, several by name, or None.
-        config: The student's.
-    """
-    for rows in filter(has_length, given.values() if isinstance(given, dict) else [given]):
-        check_lengths([len(row["input_ids"]) for row in rows], config, "student")
+    if not len(dataset) or "input_ids" not in dataset[0]:
+        raise InvalidInput(
+            "train_dataset",
+            f"rows with {', '.join(dataset[0])}" if len(dataset) else "no rows",
+            "rows need input_ids",
+            "Tokenise them before: dataset.map(lambda row: tokenizer(row['text'], truncation=True)).",
+        )
 
 
 def refuse_loss(given: Any) -> None:

@@ -60,11 +60,11 @@ def pad(sequences: Sequence[Sequence[int]], value: int, length: int) -> tuple[Te
 class DistillationCollator:
     """Make a batch of rows, with the teacher's signals where they are cached.
 
-    A row is a mapping with `input_ids`, and, where there are any, `token_type_ids`, `labels` (an
-    integer; a float for regression; a list of floats, multi-hot, for multi-label; a list of integers,
-    one a token, for token classification; without a masking also named `label` or `label_ids`),
-    `start_positions` and `end_positions` (tokens, for question answering) and `index`, its place in the
-    set that `signals` were made of.
+    A row is a mapping with `input_ids`, without padding or with an `attention_mask` that tells it, and,
+    where there are any, `token_type_ids`, `labels` (an integer; a float for regression; a list of floats,
+    multi-hot, for multi-label; a list of integers, one a token, for token classification; without a
+    masking also named `label` or `label_ids`), `start_positions` and `end_positions` (tokens, for question
+    answering) and `index`, its place in the set that `signals` were made of.
 
     The batch has `input_ids`, `attention_mask`, `token_type_ids` where the rows do, (batch, length),
     `labels`, (batch,), (batch, labels) or, with -100 in the padding, (batch, length), `start_positions`
@@ -92,6 +92,7 @@ class DistillationCollator:
         Raises:
             InvalidInput: If a row has no `index`, or is not the text that the signals of its index are of.
         """
+        rows = list(map(unpadded, rows))
         ids = [row["input_ids"] for row in rows]
         length = max(map(len, ids))
         if self.pad_to_multiple_of:
@@ -132,17 +133,44 @@ class DistillationCollator:
         return self if self.signals is None else replace(self, signals=self.signals.only(names))
 
     def without_signals(self) -> DistillationCollator:
-        """The same for rows that the teacher's signals don't cover, such as a validation split."""
-        return replace(self, signals=None)
+        """The same for rows that the teacher's signals don't cover, such as a validation split.
+
+        Of these the same tokens are hidden each time.
+        """
+        epoch = None if self.epoch is None else torch.stack((self.epoch[0], torch.zeros_like(self.epoch[1])))
+        return replace(self, signals=None, epoch=epoch)
 
 
 def _labels(values: Sequence[Any], length: int) -> Tensor:
     """One a row, or multi-hot floats, as they are; one a token padded."""
     if hasattr(values[0], "tolist"):  # a dataset with_format("torch") or "numpy"
         values = [value.tolist() for value in values]
-    if isinstance(values[0], Sequence) and isinstance(values[0][0], int):
+    if _one_a_token(values[0]):
         return pad(values, IGNORED, length)[0]
     return torch.tensor(values)
+
+
+def unpadded(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row without the padding that its tokenizer gave it: batches are padded as they are made."""
+    mask = row.get("attention_mask")
+    if mask is None or all(mask):
+        return row
+    kept = [place for place, is_token in enumerate(mask) if is_token]
+
+    def cut(name: str, value: Any) -> Any:
+        if name in ("start_positions", "end_positions"):
+            return int(value) - kept[0]
+        if name in ("input_ids", "token_type_ids") or (name in LABEL_COLUMNS and _one_a_token(value)):
+            return [int(value[place]) for place in kept]
+        return value
+
+    return {name: cut(name, value) for name, value in row.items() if name != "attention_mask"}
+
+
+def _one_a_token(label: Any) -> bool:
+    """Whether a row's label is a list of whole numbers; floats are multi-hot."""
+    values = label.tolist() if hasattr(label, "tolist") else label
+    return isinstance(values, Sequence) and len(values) > 0 and isinstance(values[0], int)
 
 
 def spread_rows(rows: Sequence[Row]) -> list[Row]:

@@ -31,7 +31,9 @@ def leave_out_unused(
     """
     signals = forward_signals(student, capture, batch)
     with torch.enable_grad():
-        torch.autograd.backward([signals[name].float().sum() for name in names])
+        # Of frozen layers, say embeddings, a signal has no gradient.
+        followed = [signals[name] for name in names if signals[name].requires_grad]
+        torch.autograd.backward([signal.float().sum() for signal in followed])
     # A tied parameter goes by each of its names.
     named = student.named_parameters(remove_duplicate=False)
     unused = {name: parameter for name, parameter in named if parameter.grad is None}

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from hf_kdnas.distill.signal_files import (
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import reads_segments, reads_tokens
 from hf_kdnas.precision import autocast
-from hf_kdnas.run import read_json, write_json
+from hf_kdnas.run import read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,12 +100,26 @@ class Writer:
 
     def _resume(self) -> int:
         """Texts that an earlier build of the same key wrote; what another one left is cleared away."""
-        known = read_json(self.folder / PROGRESS)
-        if known is not None and known["key"] == self.key:
+        try:
+            known = read_json(self.folder / PROGRESS) or {}
+        except ValueError:
+            known = {}
+        if known.get("key") == self.key and self._holds(int(known["done"])):
             return int(known["done"])
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         return 0
+
+    def _holds(self, done: int) -> bool:
+        """Whether all files are as long as so many texts make them."""
+        lengths = self.lengths[kept_order(self.lengths)[:done]]
+        for name in self.names:
+            width, dtype = signal_width(name, self.teacher.config), kept_dtype(name, self.precision)
+            path = array_file(self.folder, name)
+            size = units(name, lengths, self.token_logits) * width * dtype.itemsize
+            if not path.is_file() or path.stat().st_size < size:
+                return False
+        return True
 
     def _open(self, name: str) -> IO[bytes]:
         """A signal's file, at the end of what is done; anything behind that is cut off."""
@@ -208,8 +223,10 @@ class Writer:
 
     def finish(self) -> None:
         """Write everything out; meta.json comes last."""
-        np.save(self.folder / LENGTHS, self.lengths)
-        np.save(self.folder / DIGESTS, self.digests)
+        for file, array in ((LENGTHS, self.lengths), (DIGESTS, self.digests)):
+            content = BytesIO()
+            np.save(content, array)
+            write_bytes(self.folder / file, content.getvalue())
         meta = {
             "key": self.key,
             "names": list(self.names),

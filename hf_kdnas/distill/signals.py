@@ -39,8 +39,6 @@ from hf_kdnas.families import EACH_TEXT, EACH_TOKEN, outputs_of, reads_segments,
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-__all__ = ["TeacherSignals", "check_room", "signals_key", "teacher_hash"]
-
 
 class TeacherSignals:
     """A teacher's signals on disk, read by index. Make one with `build` or `open`.
@@ -70,7 +68,7 @@ class TeacherSignals:
         self.segments: bool = meta["segments"]
         self.lengths: NDArray[np.int64] = np.load(folder / LENGTHS)
         self.digests: NDArray[np.uint32] = np.load(folder / DIGESTS)
-        self._checksums: dict[str, int] = meta["checksums"]
+        self._checksums: dict[str, int] = {name: meta["checksums"][name] for name in self.names}
         order = kept_order(self.lengths)
         self._places = np.empty_like(order)
         self._places[order] = np.arange(len(order))
@@ -89,7 +87,7 @@ class TeacherSignals:
         """
         try:
             return cls(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(
                 "signals", str(folder), f"must be a whole folder of signals ({error})", "Build them again."
             ) from error

@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.trainer_utils import has_length
 from transformers.training_args import ParallelMode
 
 from hf_kdnas.architecture import Architecture
@@ -19,7 +20,6 @@ from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.checks import (
     check_dataset,
-    check_evaluated,
     check_labels,
     check_lengths,
     check_teacher,
@@ -30,7 +30,14 @@ from hf_kdnas.distill.checks import (
     text_head,
 )
 from hf_kdnas.distill.criterion import DistillationCriterion
-from hf_kdnas.distill.data import LABELS, DistillationCollator, EpochOrder, LengthGroupedSampler, spread_rows
+from hf_kdnas.distill.data import (
+    LABELS,
+    DistillationCollator,
+    EpochOrder,
+    LengthGroupedSampler,
+    spread_rows,
+    unpadded,
+)
 from hf_kdnas.distill.dropout import set_dropout
 from hf_kdnas.distill.learned import load_learned, save_learned
 from hf_kdnas.distill.ranks import leave_out_unused
@@ -186,17 +193,25 @@ class DistillationTrainer(Trainer):
         self._epoch_order.sampler = LengthGroupedSampler(lengths, batch_size, seed)
         return self._epoch_order.sampler
 
-    def _checked(self, rows: Iterable[Mapping[str, Any]]) -> list[int]:
-        """The lengths of rows that the models can take, with labels that the head can."""
+    def _checked(self, rows: Any, *, evaluated: bool = False) -> list[int]:
+        """The lengths of rows that the models can take, with labels that the head can.
+
+        Args:
+            rows: A data set, or some rows of one.
+            evaluated: Whether the student alone reads them, with its head's own loss.
+        """
         lengths, labels, collator = [], [], self.data_collator
-        for row in rows:
+        # Iterating has no end where a data set has rows by number alone and never raises IndexError.
+        for row in map(
+            unpadded, rows if hasattr(rows, "__iter__") else map(rows.__getitem__, range(len(rows)))
+        ):
             lengths.append(len(row["input_ids"]))
             if isinstance(collator, DistillationCollator) and (column := collator.label_column(row)) in row:
                 labels.append(row[column])
-        if labels and "task" in self.criterion.weights:
+        if labels and (evaluated or "task" in self.criterion.weights):
             check_labels(labels, self._student)
         check_lengths(lengths, self._student.config, "student")
-        if self.teacher is not None:
+        if self.teacher is not None and not evaluated:
             check_lengths(lengths, self.teacher.config, "teacher")
         return lengths
 
@@ -264,9 +279,11 @@ class DistillationTrainer(Trainer):
         return (loss, {"loss": loss, "logits": student.get("logits")}) if return_outputs else loss
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Trainer's own, for texts that the student has positions for."""
+        """Trainer's own, for texts that the student has positions for, without what it has no input for."""
         check_lengths([inputs["input_ids"].shape[1]], self._student.config, "student")
-        return super().prediction_step(model, inputs, *args, **kwargs)
+        names = (*self._student_capture.inputs, *self.label_names)
+        read = {name: inputs[name] for name in names if name in inputs}
+        return super().prediction_step(model, read, *args, **kwargs)
 
     def _stop_if_broken(self) -> None:
         """Stop at a term that is not finite."""
@@ -315,6 +332,8 @@ class DistillationTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own; the student's forward is afterwards as it was, without mixed precision."""
+        if self.train_dataset is None:
+            raise InvalidInput("train_dataset", None, "a training needs rows", "Give the trainer a data set.")
         output = super().train(*args, **kwargs)
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         return output
@@ -331,11 +350,17 @@ class DistillationTrainer(Trainer):
         if self.criterion.teacher_signals != candidates:
             self._read_only_needed()
         if self.args.eval_strategy != "no":
-            check_evaluated(self.eval_dataset, self._student.config)
+            self._check_evaluated()
         if self.accelerator.num_processes > 1:
             batch = self._prepare_inputs(self.data_collator([self.train_dataset[0]]))
             leave_out_unused(self._student, self._student_capture, self.criterion.student_signals, batch)
         return super()._inner_training_loop(*args, **kwargs)
+
+    def _check_evaluated(self) -> None:
+        """Refuse before the training what an evaluation would meet in the middle of it."""
+        given: Any = self.eval_dataset
+        for rows in filter(has_length, given.values() if isinstance(given, dict) else [given]):
+            self._checked(rows, evaluated=True)
 
     def _calibrate(self) -> None:
         """Fix the objectives' constants on rows spread over the training set, the same on every rank."""
@@ -372,7 +397,8 @@ class DistillationTrainer(Trainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Trainer's own, whose clipping takes the gradients of student and learned maps as one."""
-        super().create_accelerator_and_postprocess()
+        with self.args.accelerate_environment():
+            super().create_accelerator_and_postprocess()
         clip = self.accelerator.clip_grad_norm_
 
         def clip_both(parameters: Iterable[Tensor], *args: Any, **kwargs: Any) -> Any:
@@ -386,7 +412,9 @@ class DistillationTrainer(Trainer):
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         learned = [parameter for parameter in self.criterion.parameters() if id(parameter) not in known]
-        if learned:
+        if learned and self.lr_scheduler is not None:
+            optimizer.param_groups[0]["params"] += learned  # a scheduler of the user's counts the groups
+        elif learned:
             optimizer.add_param_group({"params": learned, "weight_decay": self.args.weight_decay})
         return optimizer
 

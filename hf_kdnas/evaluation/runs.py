@@ -8,6 +8,7 @@ splits are read for that one alone.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,7 +16,6 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 from accelerate.utils import gather_object
 
 from hf_kdnas.architecture import Architecture
@@ -29,7 +29,7 @@ from hf_kdnas.processes import from_first
 from hf_kdnas.progress import Narrator
 from hf_kdnas.recipe import TrainingSection
 from hf_kdnas.run import read_json, write_json
-from hf_kdnas.tasks import predict
+from hf_kdnas.tasks import evaluate_model
 
 if TYPE_CHECKING:
     import torch
@@ -241,7 +241,5 @@ def _score(suite: Suite, run: Run, task: TaskData, device: torch.device, narrato
 
 def _scores(model: PreTrainedModel, task: TaskData, rows: Sequence[Row]) -> dict[str, float | None]:
     """All metrics; None for each where the model's outputs are not numbers any more."""
-    outputs = predict(model, rows)
-    if not np.isfinite(np.stack(outputs)).all():
-        return dict.fromkeys(task.metrics)
-    return dict(task.score(outputs, rows))
+    scores = evaluate_model(model, rows, task)
+    return {name: value if math.isfinite(value) else None for name, value in scores.items()}

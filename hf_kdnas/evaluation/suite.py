@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from hf_kdnas.architecture import Architecture
 from hf_kdnas.content import columns_hash, rows_hash, settings_hash, weights_hash
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
@@ -65,9 +66,10 @@ class Suite:
         with _named(lambda field: field.replace("teacher.model", "model")):
             some_task = next(iter(self.reporting[self.section.tasks[0]].values()))
             base = cast("PreTrainedModel", load_model(asked, some_task, seed=0).base_model)
-        weights = weights_hash(base)
-        settings = asdict(TrainingSection(precision=self.section.precision))
-        keys = {task: settings_hash(weights, settings, rows) for task, rows in self.rows.items()}
+        # Of shapes that differ in heads or activation alone the weights may be the same.
+        model_key = [weights_hash(base), Architecture.from_config(base.config).key]
+        settings = [asdict(TrainingSection(precision=self.section.precision)), self.section.max_length]
+        keys = {task: settings_hash(model_key, settings, rows) for task, rows in self.rows.items()}
         return replace(self, model=asked, parameters=base.num_parameters(), keys=keys)
 
     def start(self, task: TaskData, seed: int) -> PreTrainedModel:

@@ -86,7 +86,13 @@ def _measured(results: Mapping[str, Any]) -> _Row:
                 columns[_title(task, split, metric)] = [
                     None if value is None else 100 * value for value in values
                 ]
-    return _Row(Path(results["model"]).name, results["parameters"] / 1e6, columns)
+    return _Row(model_name(results["model"]), results["parameters"] / 1e6, columns)
+
+
+def model_name(model: str) -> str:
+    """What a model is called in a table: the last part of its place; of a run's student the run's name."""
+    path = Path(model)
+    return path.parent.name if path.name == "student" and path.parent.name else path.name
 
 
 def _title(task: str, split: str, metric: str) -> str:

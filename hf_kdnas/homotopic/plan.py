@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from hf_kdnas.recipe import Recipe
 
 # Decided by the section `homotopic`: every cut needs a whole checkpoint.
-_SAVING = ("save_strategy", "save_steps", "save_only_model")
+_SAVING = ("save_strategy", "save_steps", "save_only_model", "save_safetensors")
 
 
 def plan_homotopic(recipe: Recipe) -> Plan:
@@ -96,6 +97,21 @@ def segments_of(plan: Plan, target: Architecture) -> list[Segment]:
     )
 
 
+def objectives_of(plan: Plan, target: Architecture) -> dict[str, Any]:
+    """The losses of one of a plan's students.
+
+    Relations have one number of heads over all segments: another one is another loss.
+    """
+    objectives = {name: dict(options or {}) for name, options in plan.recipe.distillation.objectives.items()}
+    relations = objectives.get("relations")
+    if relations is not None and relations.get("relation_heads") is None:
+        widths = [each.shape.attention_size for each in segments_of(plan, target)]
+        common = math.gcd(plan.teacher.attention_size, *widths)
+        most = plan.teacher.num_attention_heads
+        relations["relation_heads"] = max(heads for heads in range(1, most + 1) if common % heads == 0)
+    return objectives
+
+
 def _check_settings(recipe: Recipe) -> None:
     pruning_of(recipe).check()
     training = recipe.distillation.training
@@ -105,6 +121,13 @@ def _check_settings(recipe: Recipe) -> None:
             training.training_arguments[name],
             "each cut begins at a whole checkpoint",
             "Leave it out: homotopic.save_steps says how often there are others.",
+        )
+    if training.training_arguments.get("ignore_data_skip"):
+        raise InvalidInput(
+            "distillation.training.training_arguments.ignore_data_skip",
+            True,
+            "each segment goes on in the epoch where the last one was cut",
+            "Leave it out.",
         )
     optimiser = training.training_arguments.get("optim", OPTIMISERS[0])
     if optimiser not in OPTIMISERS:
@@ -133,11 +156,39 @@ def _check_unread(recipe: Recipe) -> None:
 
 
 def _checked(plan: Plan) -> Plan:
-    section, objectives = pruning_of(plan.recipe), plan.recipe.distillation.objectives
-    for target in (plan.space.members[0], plan.space.members[-1], *plan.baselines.values()):
-        segments = segments_of(plan, target)
+    section = pruning_of(plan.recipe)
+    for target in {plan.space.members[0], plan.space.members[-1], *plan.baselines.values()}:
+        objectives, segments = objectives_of(plan, target), segments_of(plan, target)
+        for segment in segments:
+            _check_on_the_way(objectives, segment.shape, target, plan.teacher, section.maps)
         _check_maps(objectives, segments[0].shape, target, plan.teacher, section.maps)
     return plan
+
+
+def _criterion(
+    objectives: Mapping[str, Mapping[str, Any]], student: Architecture, teacher: Architecture, maps: str
+) -> DistillationCriterion:
+    kept = torch.eye(teacher.hidden_size, student.hidden_size) if maps == "kept" else None
+    return DistillationCriterion(objectives, student, teacher, projection=kept)
+
+
+def _check_on_the_way(
+    objectives: Mapping[str, Mapping[str, Any]],
+    shape: Architecture,
+    target: Architecture,
+    teacher: Architecture,
+    maps: str,
+) -> None:
+    """Refuse objectives that don't suit one of the shapes between the teacher's and the target's."""
+    try:
+        _criterion(objectives, shape, teacher, maps)
+    except InvalidInput as error:
+        raise InvalidInput(
+            error.field,
+            error.given,
+            f"{error.allowed} (of {shape.key}, on the way to {target.key})",
+            error.remedy,
+        ) from error
 
 
 def _check_maps(
@@ -149,15 +200,7 @@ def _check_maps(
 ) -> None:
     """Refuse objectives that keep something of the student's width and don't say how it is cut."""
     for name, options in objectives.items():
-        made = [
-            DistillationCriterion(
-                {name: options},
-                shape,
-                teacher,
-                projection=torch.eye(teacher.hidden_size, shape.hidden_size) if maps == "kept" else None,
-            )
-            for shape in (wide, narrow)
-        ]
+        made = [_criterion({name: options}, shape, teacher, maps) for shape in (wide, narrow)]
         first, last = (each.state_dict() for each in made)
         for key in first.keys() | last.keys():
             known = key in first and key in last

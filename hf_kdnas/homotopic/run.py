@@ -25,6 +25,7 @@ from hf_kdnas.families import get_family
 from hf_kdnas.homotopic.compaction import SCORES, TEACHER_UNITS, Compaction, compact
 from hf_kdnas.homotopic.importance import GRADIENT_SCORES, RunningImportance, activation, magnitude
 from hf_kdnas.homotopic.trainer import HomotopicTrainer
+from hf_kdnas.processes import join_processes
 from hf_kdnas.run import read_json, write_json
 from hf_kdnas.slicing import move_to, slice_student
 
@@ -49,8 +50,49 @@ def total_steps(section: TrainingSection, rows: int) -> int:
     given = section.training_arguments.get("max_steps", -1)
     if given > 0:
         return int(given)
-    batches = math.ceil(rows / section.batch_size)
+    whole = math.floor if section.training_arguments.get("dataloader_drop_last") else math.ceil
+    batches = whole(rows / section.batch_size)
     return math.ceil(section.epochs * math.ceil(batches / section.gradient_accumulation_steps))
+
+
+def settings_of(
+    segments: Sequence[Segment],
+    section: HomotopicSection,
+    objectives: Mapping[str, Any],
+    training: TrainingSection,
+    seed: int,
+) -> dict[str, Any]:
+    """What a student that is begun has to go on with, as JSON gives it back."""
+    settings: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "segments": [[each.start, each.end, each.shape.key] for each in segments],
+                "homotopic": section.decisive,
+                "objectives": objectives,
+                "training": asdict(training),
+                "seed": seed,
+            }
+        )
+    )
+    return settings
+
+
+def refuse_others(folder: Path, settings: Mapping[str, Any]) -> None:
+    """See that a folder holds no student that was begun by other settings.
+
+    Raises:
+        InvalidInput: If it does, naming what is other.
+    """
+    kept = read_json(folder / SETTINGS)
+    changed = [name for name in settings if kept is not None and kept.get(name) != settings[name]]
+    if changed:
+        (*_, end, target), steps = kept["segments"][-1], settings["segments"][-1]
+        raise InvalidInput(
+            "homotopic",
+            f"{steps[2]} in {steps[1]} steps",
+            f"{folder} was begun towards {target} in {end} steps, with other {' and '.join(changed)}",
+            "Take the old settings again, choose another folder, or start again with --overwrite.",
+        )
 
 
 @dataclass(frozen=True)
@@ -108,8 +150,8 @@ class HomotopicDistillation:
                 schedule, or from another origin.
         """
         self.section.check()
+        processes = join_processes()
         self._keep_settings(folder)
-        processes = PartialState()
         folders = [folder / f"segment-{number}" for number in range(len(self.segments))]
         begun = [number for number, each in enumerate(folders) if last_checkpoint(each) is not None]
         for number in range(max(begun, default=0), len(self.segments)):
@@ -129,25 +171,9 @@ class HomotopicDistillation:
         return Architecture.from_config(self.teacher.config)
 
     def _keep_settings(self, folder: Path) -> None:
-        given: dict[str, Any] = {
-            "segments": [[each.start, each.end, each.shape.key] for each in self.segments],
-            "homotopic": self.section.decisive,
-            "objectives": self.objectives,
-            "training": asdict(self.training),
-            "seed": self.seed,
-            "teacher or data": self.origin,
-        }
-        settings = json.loads(json.dumps(given))
-        kept = read_json(folder / SETTINGS)
-        changed = [name for name in settings if kept is not None and kept.get(name) != settings[name]]
-        if changed:
-            raise InvalidInput(
-                "homotopic",
-                f"{self.segments[-1].shape.key} in {self.segments[-1].end} steps",
-                f"{folder} was begun towards {kept['segments'][-1][2]} in {kept['segments'][-1][1]} steps, "
-                f"with other {' and '.join(changed)}",
-                "Take the old settings again, choose another folder, or start again with --overwrite.",
-            )
+        settings = settings_of(self.segments, self.section, self.objectives, self.training, self.seed)
+        settings["teacher or data"] = self.origin
+        refuse_others(folder, settings)
         if PartialState().is_main_process:
             write_json(folder / SETTINGS, settings)
         PartialState().wait_for_everyone()

@@ -59,7 +59,7 @@ def compaction_steps(start: int, end: int, count: int) -> list[int]:
         The steps, ascending; early ones that fall on one step are one.
     """
     parts = (1.0 - (1.0 - number / count) ** (1 / 3) for number in range(1, count + 1))
-    return sorted({max(1, start + round(part * (end - start))) for part in parts})
+    return sorted({start + max(1, round(part * (end - start))) for part in parts})
 
 
 def plan_segments(

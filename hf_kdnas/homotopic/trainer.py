@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import TrainerCallback
 
 from hf_kdnas.architecture import Architecture
@@ -63,6 +64,8 @@ class HomotopicTrainer(DistillationTrainer):
         self._running = running
         self._teacher_units = teacher_units
         self._reference = reference
+        # DistillationTrainer looks after a live teacher alone, not after one beside its cached signals.
+        cast("nn.Module", reference).to(self.args.device).requires_grad_(False).eval()
         self._held_out = held_out
         self._reference_capture = Capture(reference, self.criterion.teacher_signals, only=True)
         self.add_callback(_Watch(self, evaluation_steps))

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.card import card_pictures, card_text
 from hf_kdnas.hub.extracted import EXTRACTED, extracted_card, load_extracted
-from hf_kdnas.hub.merge import ASIDE, merge_cards
+from hf_kdnas.hub.merge import ASIDE, CARD, merge_cards
 from hf_kdnas.hub.record import RECORD, record, shareable_results
 from hf_kdnas.report import view
 from hf_kdnas.report.render import report_html
 from hf_kdnas.teacher import check_folder
-
-CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -116,27 +113,13 @@ def _finished(run_dir: Path) -> dict[str, Any]:
     Raises:
         InvalidInput: If it hasn't, with what is missing.
     """
-    names = ["results.json", "student/config.json", "student/onnx/model.onnx"]
-    results: dict[str, Any] = {}
-    if (run_dir / "results.json").is_file():
-        try:
-            results = view.load_results(run_dir)
-        except ValueError as error:
-            raise _unfinished(run_dir, f"its results.json can't be read ({error})") from None
-        if not {"workflow", "teacher", "student"} <= results.keys():
-            raise _unfinished(run_dir, "its results.json is not that of a search or a distillation")
-        if results["student"]["int8"] is not None:
-            names.append("student/onnx/model_int8.onnx")
-    missing = [name for name in names if not (run_dir / name).is_file()]
+    results = view.load_results(run_dir)
+    names = [
+        "config.json",
+        "onnx/model.onnx",
+        *(["onnx/model_int8.onnx"] if results["student"]["int8"] else []),
+    ]
+    missing = [f"student/{name}" for name in names if not (run_dir / "student" / name).is_file()]
     if missing:
-        raise _unfinished(run_dir, f"it has no {', no '.join(missing)}")
+        raise view.unfinished(run_dir, f"it has no {', no '.join(missing)}")
     return results
-
-
-def _unfinished(run_dir: Path, reason: str) -> InvalidInput:
-    return InvalidInput(
-        "RUN",
-        str(run_dir),
-        f"must be the output folder of a finished kdnas search or distill: {reason}",
-        "Repeat the run's command, which goes on where it stopped, or give another folder.",
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,11 +70,9 @@ def gallery_text(runs: Sequence[Mapping[str, Any]]) -> str:
 def _read(path: Path) -> dict[str, Any] | None:
     """A run's results; None of another program, or of another command of ours."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return view.load_results(path.parent)
+    except InvalidInput:
         return None
-    wanted = {"workflow", "name", "seed", "teacher", "student", "seconds"}
-    return results if isinstance(results, dict) and wanted <= results.keys() else None
 
 
 def _section(name: str, runs: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ import yaml
 
 from hf_kdnas.run import write_text
 
+CARD = "README.md"
 # Where an edited card is kept whose metadata can't be read.
 ASIDE = "README.aside.md"
 

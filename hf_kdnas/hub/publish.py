@@ -16,8 +16,8 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.hub.bundle import CARD, Bundle, bundle_run
-from hf_kdnas.hub.merge import ASIDE, merge_cards
+from hf_kdnas.hub.bundle import Bundle, bundle_run
+from hf_kdnas.hub.merge import ASIDE, CARD, merge_cards
 from hf_kdnas.hub.record import RECORD
 from hf_kdnas.hub.session import (
     LostOnTheWay,

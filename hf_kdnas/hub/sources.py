@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hf_kdnas.resources import resolve_path
+from hf_kdnas.tables import BUILDERS, COMPRESSIONS
 
 if TYPE_CHECKING:
     from hf_kdnas.recipe import TeacherSection
 
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
-_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".bz2", ".gz", ".xz", ".zip", ".zst"}
 
 # What a card says of a licence: where it is `other`, its name and place stand beside it.
 _LICENCE = ("license", "license_name", "license_link")
@@ -27,7 +27,10 @@ def is_hub_id(name: str) -> bool:
     Args:
         name: As the recipe says it.
     """
-    looks_like_one = _HUB_ID.fullmatch(name) is not None and PurePosixPath(name).suffix not in _FILES
+    looks_like_one = _HUB_ID.fullmatch(name) is not None and PurePosixPath(name).suffix not in (
+        *BUILDERS,
+        *COMPRESSIONS,
+    )
     return looks_like_one and not Path(name).exists()
 
 
@@ -89,6 +92,8 @@ def hub_dataset(results: Mapping[str, Any]) -> tuple[str | None, str | None]:
     path, configuration = data.get("path", ""), data.get("name")
     if PurePosixPath(results["task"]["dataset"]).is_absolute():
         return None, None  # a path that was there when the run read it
+    if path in BUILDERS.values():
+        return None, None  # files of this type, by data.data_files
     if path.startswith("data:glue/"):
         path, configuration = "nyu-mll/glue", path.removeprefix("data:glue/")
     return (path, configuration) if is_hub_id(path) else (None, None)

@@ -11,6 +11,7 @@ from hf_kdnas.latency.export.optimum import TASKS
 from hf_kdnas.latency.quantise import quantise
 from hf_kdnas.latency.target import LatencyTarget
 from hf_kdnas.resources import resolve_path, why_not_loaded
+from hf_kdnas.teacher import check_folder
 
 NAMES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 
@@ -62,6 +63,7 @@ def _export(model: str, revision: str | None, scratch: Path) -> Path:
 
     import hf_kdnas.exact  # noqa: F401  # so that the Auto classes know it
 
+    check_folder("MODEL_DIR", model, tokenizer=False)
     try:
         config = AutoConfig.from_pretrained(resolve_path(model), revision=revision)
         head_class = _head_class(config.architectures or [])

@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.metrics.glue import GLUE, GlueTask
+from hf_kdnas.resources import import_own
 
 __all__ = [
     "CLASSIFICATION_METRICS",
@@ -47,22 +48,33 @@ def load_metric(name: str) -> Any:
     """
     if name in METRICS:
         return getattr(importlib.import_module(f"{__name__}.{name}"), name.capitalize())()
-    try:
-        if ":" in name and not Path(name).exists():
-            module, _, attribute = name.partition(":")
-            return getattr(importlib.import_module(module), attribute)()
-        if Path(name).exists():
-            import evaluate
-
-            return evaluate.load(name)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
-        raise InvalidInput("data.metric", name, f"it can't be loaded: {error}", "Mend the path.") from error
+    own = ":" in name and not Path(name).exists()
+    if own or (name and Path(name).exists()):
+        return _own_metric(name, own)
     raise InvalidInput(
         "data.metric",
         name,
         f"metrics are {', '.join(METRICS)}, package.module:Class, or the path of an evaluate module",
         "Choose one of these.",
     )
+
+
+def _own_metric(name: str, is_class: bool) -> Any:
+    try:
+        if is_class:
+            metric = import_own(name)()
+        else:
+            import evaluate
+
+            metric = evaluate.load(name)
+    except Exception as error:  # code of the user's, or of a module that is none
+        reason = f"it can't be loaded ({type(error).__name__}: {error})"
+        raise InvalidInput("data.metric", name, reason, "Mend the path, or the module.") from error
+    if not callable(getattr(metric, "compute", None)):
+        raise InvalidInput(
+            "data.metric", name, "it has no method compute", "Write compute(predictions=..., references=...)."
+        )
+    return metric
 
 
 def compute(name: str, predictions: Sequence[Any], references: Sequence[Any], **options: Any) -> float:
@@ -84,7 +96,7 @@ def compute(name: str, predictions: Sequence[Any], references: Sequence[Any], **
     """
     if any(isinstance(each, float) and not math.isfinite(each) for each in predictions):
         return math.nan
-    return next(iter(compute_all(name, predictions, references, **options).values()))
+    return float(next(iter(_values(name, predictions, references, **options).values())))
 
 
 def compute_all(
@@ -102,8 +114,17 @@ def compute_all(
         InvalidInput: If there is no such metric, or the rows are not for it.
         MissingPackage: As for `load_metric`.
     """
+    return {key: float(value) for key, value in _values(name, predictions, references, **options).items()}
+
+
+def _values(
+    name: str, predictions: Sequence[Any], references: Sequence[Any], **options: Any
+) -> dict[str, Any]:
+    """What a metric returns; of a user's own one only the first value has to be a number."""
     # In memory: ranks and runs side by side would otherwise share a cache file.
     metric = load_metric(name)
     metric.keep_in_memory = True
-    values = metric.compute(predictions=list(predictions), references=list(references), **options)
-    return {key: float(value) for key, value in values.items()}
+    values: dict[str, Any] = metric.compute(
+        predictions=list(predictions), references=list(references), **options
+    )
+    return values

@@ -23,16 +23,6 @@ class GlueTask:
     metrics: tuple[str, ...] = ("accuracy",)
     splits: tuple[str, ...] = ("validation",)
 
-    @property
-    def num_labels(self) -> int:
-        """Width of the task head: the number of classes, or 1 for scores."""
-        return len(self.labels) or 1
-
-    @property
-    def regression(self) -> bool:
-        """Whether the labels are scores."""
-        return not self.labels
-
 
 GLUE = {
     "cola": GlueTask(("sentence",), ("unacceptable", "acceptable"), ("matthews",)),

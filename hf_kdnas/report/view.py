@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,10 @@ from typing import Any, Literal
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.report.formats import NOTHING, milliseconds, percent, score, times
+from hf_kdnas.run import read_json
+
+# What the results of every run have, and those of other commands have not all.
+_RESULTS = {"workflow", "name", "seed", "teacher", "student", "seconds"}
 
 Role = Literal["teacher", "winner", "finalist", "hand-crafted", "random search"]
 
@@ -85,21 +88,30 @@ class Bar:
 
 
 def load_results(run_dir: Path) -> dict[str, Any]:
-    """Read a run's results.json.
+    """Read the results.json of a finished search, distillation or narrowing.
 
     Raises:
-        InvalidInput: If there is none.
+        InvalidInput: If there is none, or it is another command's.
     """
-    path = run_dir / "results.json"
-    if not path.is_file():
-        raise InvalidInput(
-            "RUN",
-            str(run_dir),
-            "it holds no results.json",
-            "Give the output folder of a search that finished.",
-        )
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        results = read_json(run_dir / "results.json")
+    except (OSError, ValueError) as error:
+        raise unfinished(run_dir, f"its results.json can't be read ({error})") from None
+    if results is None:
+        raise unfinished(run_dir, "it has no results.json")
+    if not (isinstance(results, dict) and results.keys() >= _RESULTS):
+        raise unfinished(run_dir, "its results.json is not that of a search or a distillation")
     return results
+
+
+def unfinished(run_dir: Path, reason: str) -> InvalidInput:
+    """The error for a folder that is not that of a finished run."""
+    return InvalidInput(
+        "RUN",
+        str(run_dir),
+        f"must be the output folder of a finished search or distillation: {reason}",
+        "Repeat the run's command, which goes on where it stopped, or give another folder.",
+    )
 
 
 def rows(results: Mapping[str, Any]) -> list[Row]:
@@ -167,7 +179,7 @@ def _timing(name: str, report: Mapping[str, Any]) -> Timing:
 
 def bars(results: Mapping[str, Any]) -> list[Bar]:
     """Cost by stage, in the order in which the stages ran."""
-    seconds = {stage: spent for stage, spent in results["seconds"].items() if stage != "total"}
+    seconds = results["seconds"]
     most = max(seconds.values(), default=0.0) or 1.0
     return [Bar(stage, spent, 100 * spent / most) for stage, spent in seconds.items()]
 
@@ -270,6 +282,8 @@ def _faster(gain: float) -> str:
 def search_text(results: Mapping[str, Any]) -> str:
     """What is known of what the search itself was worth."""
     rival = results["random_baseline"]
+    if results["search"]["sampler"] == "random":
+        return "The candidates were drawn at random: another sampler may do better, or not."
     if rival is None:
         return (
             "A random search of the same budget did not run: nothing is known about what the search itself "
@@ -296,6 +310,19 @@ def distillation_text(results: Mapping[str, Any]) -> str:
         "The same student was not trained without distillation: nothing is known about what distillation was "
         "worth. The setting compare of kdnas distill tells."
     )
+
+
+def length_text(training: Mapping[str, Any]) -> str:
+    """How long students were trained: `3 epochs`, `1 epoch`, `500 steps`."""
+    steps = training["training_arguments"].get("max_steps", -1)
+    count, unit = (steps, "step") if steps > 0 else (training["epochs"], "epoch")
+    return f"{count:g} {unit}{'' if count == 1 else 's'}"
+
+
+def space_text(space: Mapping[str, Any]) -> str:
+    """How many architectures could be drawn: `798 architectures, 551 of them fast enough`."""
+    fewer = "" if space["reachable"] == space["size"] else f" ({space['reachable']:,} of them fast enough)"
+    return f"{space['size']:,} architectures{fewer}"
 
 
 def training_text(results: Mapping[str, Any]) -> str:

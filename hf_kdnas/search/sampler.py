@@ -7,7 +7,6 @@ that joins later, needs nothing else.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import random
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from optuna.trial import FrozenTrial
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.resources import import_own
 from hf_kdnas.search.controller import NOTHING, RewardController, States
 from hf_kdnas.search.study import finished_candidates, tried_architectures
 from hf_kdnas.space import SearchSpace
@@ -111,9 +111,8 @@ def _imported(path: str, seed: int) -> BaseSampler:
 
 
 def _sampler_class(path: str) -> type[BaseSampler]:
-    module, _, attribute = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = import_own(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise _unknown(path, str(error)) from error
     if not (inspect.isclass(found) and issubclass(found, BaseSampler)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,10 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.criterion import check_objectives
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
-from hf_kdnas.plan import make_space
-from hf_kdnas.recipe import DistillationSection, SpaceSection
-from hf_kdnas.recipe_checks import check_section
-from hf_kdnas.recipe_files import nearest
+from hf_kdnas.plan import check_activations, make_space
+from hf_kdnas.recipe import DataSection, DistillationSection, SearchSection, SpaceSection
+from hf_kdnas.recipe_checks import check_name, check_section
+from hf_kdnas.recipe_files import default_of, read_section
 from hf_kdnas.slicing import parameter_counter
 from hf_kdnas.space import partition
 from hf_kdnas.superlm.losses import MemberLosses
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from hf_kdnas.recipe import DataSection, Recipe, SuperLMSection
+    from hf_kdnas.recipe import Recipe, SuperLMSection
     from hf_kdnas.space import SearchSpace
 
 # About the output distribution over the vocabulary: too large to keep for held-out text.
@@ -38,6 +38,12 @@ OUTPUT_OBJECTIVES = ("mlm",)
 # What members are ranked by: the first of these that they learn from. AutoDistil ranks by the self-attention
 # loss; that of hidden states outweighs it, and can't be compared between widths.
 RANKED_BY = ("relations", "attention", "hidden")
+
+# Settings of rows that are read whole.
+_OF_ROWS = (
+    *("where", "group", "group_contained", "limit", "label", "labels", "metric"),
+    *("reporting_fraction", "selection_fraction", "split_seed", "stride"),
+)
 
 # What a teacher has to have as much of as any member.
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size")
@@ -176,9 +182,10 @@ def _check_section(section: SuperLMSection) -> None:
 
 
 def _check_data(data: DataSection) -> None:
-    """Refuse what is about rows that are held in memory."""
-    for name in ("where", "group", "limit"):
-        if getattr(data, name):
+    """Refuse what is about rows that are held in memory, or about their labels."""
+    default = DataSection(path=data.path, task=data.task)
+    for name in _OF_ROWS:
+        if getattr(data, name) != getattr(default, name):
             raise InvalidInput(
                 f"data.{name}",
                 getattr(data, name),
@@ -205,6 +212,12 @@ def _check_unused(recipe: Recipe) -> None:
             "a SuperLM is trained as superlm.training and superlm.objectives say",
             DistillationSection(),
         ),
+        "student": (
+            recipe.student,
+            "SuperLMs are of superlm.spaces or superlm.partitions",
+            default_of(type(recipe), "student"),
+        ),
+        "search": (recipe.search, "members are ranked, then pulled by options of extract", SearchSection()),
         "space": (
             recipe.space,
             "the spaces of SuperLMs are superlm.spaces or superlm.partitions",
@@ -233,18 +246,16 @@ def _space(
 ) -> SearchSpace:
     """One of the recipe's own spaces."""
     key, values = f"superlm.spaces.{name}", section.spaces[name]
-    known = [each.name for each in fields(SpaceSection)]
-    for value in values:
-        if value not in known:
-            raise InvalidInput(key, value, f"a space has {', '.join(known)}", nearest(value, known))
-    written = SpaceSection(**values)
+    check_name("superlm.spaces", name)
+    written = read_section(SpaceSection, values, key)
     check_section(written, f"{key}.")
     teacher = Architecture.from_config(config)
     space = make_space(written, config, "random", parameter_counter(model_class, config))
+    check_activations(space)
     too_wide = [
         f"{dimension} {size}"
         for dimension in _SIZES
-        for size in values.get(dimension, ())
+        for size in getattr(written, dimension) or ()
         if size > getattr(teacher, dimension)
     ]
     too_wide += [member.key for member in space if not member.fits_into(teacher)]
@@ -264,7 +275,15 @@ def _completed(
     """The objectives, relations with one number of heads for all members and the teacher's last layer."""
     members = tuple(chain.from_iterable(spaces.values()))
     objectives = {name: dict(options or {}) for name, options in section.objectives.items()}
-    heads = objectives.get("relations", {}).get("relation_heads", section.relation_heads)
+    own_heads = objectives.get("relations", {}).get("relation_heads")
+    if section.relation_heads is not None and ("relations" not in objectives or own_heads is not None):
+        raise InvalidInput(
+            "superlm.relation_heads",
+            section.relation_heads,
+            f"the objective relations has its own, {own_heads}" if own_heads else "no objective has any",
+            "Leave it out.",
+        )
+    heads = own_heads or section.relation_heads
     if heads is None:
         heads = relation_heads(members, teacher)
     else:

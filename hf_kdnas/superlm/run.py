@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -19,6 +21,7 @@ from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.precision import resolve_attention, resolve_precision, teacher_precision
+from hf_kdnas.processes import on_first
 from hf_kdnas.progress import Narrator
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.run import atomic_folder, read_json, recover_folder, write_json
@@ -49,6 +52,10 @@ STREAM_WINDOWS = 64
 PROJECTION = "projection.safetensors"
 RANKING = "ranking.json"
 SETTINGS = "settings.json"
+
+
+# Settings of a teacher that only cards, or other tasks, read.
+_OF_THE_TEACHERS_CARD = ("base_model", "pooling")
 
 
 class SuperLMRun:
@@ -87,6 +94,8 @@ class SuperLMRun:
     def rank(self) -> list[Member]:
         """Rank all members of all spaces by their held-out loss, the best first."""
         members: list[Member] = []
+        for name in self.plan.spaces:
+            self._require_trained(name)
         for name, space in self.plan.spaces.items():
             superlm = self.superlm(name)
             objectives = settings_hash(self.plan.ranking_objectives, self.section.layers)
@@ -112,12 +121,32 @@ class SuperLMRun:
         """What `rank` found, or nothing before it."""
         return [Member.from_dict(each) for each in read_json(self.folder / RANKING) or []]
 
-    def extract(self, member: Member, to: Path) -> None:
-        """Write a member as a folder for plain `from_pretrained`: weights, config and tokenizer."""
+    def extract(self, member: Member, to: Path, keep: Collection[str] = ()) -> None:
+        """Write a member as a folder for plain `from_pretrained`: weights, config and tokenizer.
+
+        Args:
+            member: What to write.
+            to: The folder, which may hold another student.
+            keep: Names of files beside that one which stay.
+
+        Raises:
+            InvalidInput: If there are yet others, which would be lost or be about another student.
+        """
         student = self.superlm(member.space).extract(member.architecture)
         with atomic_folder(to) as unfinished:
             student.save_pretrained(unfinished)
             self.plan.tokenizer.save_pretrained(unfinished)
+            ours = {path.name for path in unfinished.iterdir()}
+            for path in sorted(to.iterdir()) if to.is_dir() else ():
+                if path.name in keep:
+                    shutil.copy2(path, unfinished / path.name)
+                elif path.name not in ours:
+                    raise InvalidInput(
+                        "output",
+                        str(to),
+                        f"it holds {path.name}, which is not part of a student that is written",
+                        "Move that away, or choose another folder (--output).",
+                    )
 
     def superlm(self, name: str) -> SuperLM:
         """A space's trained SuperLM, on the device.
@@ -125,6 +154,10 @@ class SuperLMRun:
         Raises:
             InvalidInput: If it isn't trained yet.
         """
+        return SuperLM(self._load(self._require_trained(name)), self.section.layers)
+
+    def _require_trained(self, name: str) -> Path:
+        """The folder of a space's trained SuperLM."""
         folder = self._space(name) / "superlm"
         if not folder.is_dir():
             raise InvalidInput(
@@ -133,7 +166,7 @@ class SuperLMRun:
                 f"{self.folder.path} has no trained SuperLM of this space",
                 "Run kdnas superlm train first, with the same recipe.",
             )
-        return SuperLM(self._load(folder), self.section.layers)
+        return folder
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -196,8 +229,11 @@ class SuperLMRun:
     def _prepare(self) -> None:
         """Look at the teacher as the initialisation needs it, and make the SuperLMs of it (on one rank)."""
         teacher = self.folder / "teacher"
-        missing = [name for name in self.plan.spaces if not (self._space(name) / "start").is_dir()]
-        if self.processes.is_main_process and (missing or not teacher.is_dir()):
+
+        def make() -> None:
+            made = [teacher, *(self._space(name) / "start" for name in self.plan.spaces)]
+            if all(folder.is_dir() for folder in made):
+                return
             initialiser = self.initialiser()
             with atomic_folder(teacher) as unfinished:
                 initialiser.teacher.save_pretrained(unfinished)
@@ -207,7 +243,8 @@ class SuperLMRun:
             for name, space in self.plan.spaces.items():
                 with atomic_folder(self._space(name) / "start") as unfinished:
                     initialiser.student(space.widest, self.recipe.seed).save_pretrained(unfinished)
-        self.processes.wait_for_everyone()
+
+        on_first(make, self.processes)
         if not teacher.is_dir():
             raise InvalidInput(
                 "output_dir",
@@ -296,9 +333,11 @@ class SuperLMRun:
         Raises:
             InvalidInput: If it isn't, naming what has changed.
         """
-        settings, kept = self._settings(), read_json(self.folder / SETTINGS)
+        settings, kept = self._settings(), read_json(self.folder / SETTINGS) or {}
+        for name in _OF_THE_TEACHERS_CARD:
+            kept.get("teacher", {}).pop(name, None)  # older versions kept them
         # A version that did not keep one of them yet can't say that it changed.
-        changed = sorted(name for name, value in settings.items() if (kept or {}).get(name, value) != value)
+        changed = sorted(name for name, value in settings.items() if kept.get(name, value) != value)
         if changed:
             raise InvalidInput(
                 ", ".join(changed),
@@ -324,12 +363,15 @@ class SuperLMRun:
         training = asdict(self.section.training)
         for free in ("save_steps", "evaluation_steps", "not_finite"):
             training.pop(free)
+        teacher = asdict(self.recipe.teacher)
+        for free in _OF_THE_TEACHERS_CARD:
+            teacher.pop(free)
         spaces = {name: [member.key for member in space] for name, space in self.plan.spaces.items()}
         names = ("path", "name", "revision", "data_files", "text", "train_split")
         data = {name: getattr(self.recipe.data, name) for name in names}
         settings = {
             "seed": self.recipe.seed,
-            "teacher": asdict(self.recipe.teacher),
+            "teacher": teacher,
             "data": {**data, "held_out": self.recipe.data.reporting_split, "length": self.plan.length},
             "data.mlm_probability": self.recipe.data.mlm_probability,
             "superlm.spaces": spaces,

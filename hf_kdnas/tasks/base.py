@@ -151,7 +151,13 @@ def auto_class(head: str) -> Any:
 
 @dataclass(frozen=True)
 class LabelTask(TaskData):
-    """A task whose head tells classes apart, or gives one score."""
+    """A task whose head tells classes apart, or gives one score.
+
+    Attributes:
+        alphabetical: Whether the classes are numbered by the alphabet, for want of any other order.
+    """
+
+    alphabetical: bool = False
 
     @property
     def num_labels(self) -> int:
@@ -180,7 +186,8 @@ class LabelTask(TaskData):
         case; a head or data set without names is taken by the ids.
 
         Raises:
-            InvalidInput: If the head has another number of outputs or other names.
+            InvalidInput: If the head has another number of outputs or other names, or neither the head nor
+                the data tell the ids of the names.
         """
         names = config.id2label or {}
         head = tuple(names[index] for index in range(config.num_labels))
@@ -196,7 +203,17 @@ class LabelTask(TaskData):
                 f"the data have {wanted}",
                 "Choose a teacher of this task, or set teacher.fine_tune to train a new head.",
             )
-        if not self.label_names or head == tuple(f"LABEL_{index}" for index in range(len(head))):
+        if not self.label_names:
+            return self
+        if head == tuple(f"LABEL_{index}" for index in range(len(head))):
+            if self.alphabetical:
+                raise InvalidInput(
+                    "data.labels",
+                    "nothing",
+                    "the teacher's head has no names for its classes; those of the data are "
+                    f"{', '.join(self.label_names)}",
+                    "Set data.labels to these names, in the order of the head's ids.",
+                )
             return self
         if self.label_names == tuple(map(str, range(len(head)))):
             return dataclasses.replace(self, label_names=head)

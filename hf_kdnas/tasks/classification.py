@@ -60,6 +60,7 @@ class Classification(LabelTask):
             train=rows(splits.train),
             selection=rows(splits.selection),
             reporting=rows(splits.reporting),
+            alphabetical=labels.alphabetical,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -147,7 +148,7 @@ def evaluate_model(
     *,
     precision: str = "fp32",
 ) -> dict[str, float]:
-    """All metrics of a model on some rows.
+    """All metrics of a model on some rows; not numbers where an output is not finite: it diverged.
 
     Args:
         model: A model with this task's head.
@@ -155,7 +156,12 @@ def evaluate_model(
         task: Says which metrics.
         precision: As in a training section: auto, fp32, bf16 or fp16.
     """
-    outputs = predict(
-        model, rows, batch_size=task.evaluation_batch_size, precision=precision, reduce=task.reduced
-    )
-    return task.score(outputs, rows)
+    finite = True
+
+    def reduced(output: NDArray[Any], row: Row) -> NDArray[Any]:
+        nonlocal finite
+        finite = finite and bool(np.isfinite(output).all())
+        return task.reduced(output, row)
+
+    outputs = predict(model, rows, batch_size=task.evaluation_batch_size, precision=precision, reduce=reduced)
+    return task.score(outputs, rows) if finite else dict.fromkeys(task.metrics, math.nan)

@@ -56,6 +56,7 @@ class TokenClassification(LabelTask):
             train=rows(splits.train),
             selection=rows(splits.selection),
             reporting=rows(splits.reporting),
+            alphabetical=labels.alphabetical,
         )
 
     def _with_ids(self, labels: Any, new_ids: Sequence[int]) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, HfArgumentParser, Trainer
+from transformers import AutoModelForSequenceClassification, HfArgumentParser, Trainer, TrainingArguments
 
 from hf_kdnas.distill.arguments import CHECKPOINTING, DistillationArguments, training_arguments
+from hf_kdnas.distill.trainer import DistillationTrainer
 from hf_kdnas.distill.training import shared_arguments
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe import TrainingSection
@@ -93,7 +96,21 @@ def test_the_precision_is_the_sections_whatever_was_trained_before(
     tmp_path, monkeypatch, tiny_bert_config, precision
 ):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    args = training_arguments(TrainingSection(precision=precision), tmp_path)
-    model = AutoModelForSequenceClassification.from_config(tiny_bert_config)
-    trainer = Trainer(model, args)
+    args = training_arguments(TrainingSection(precision=precision), tmp_path, objectives={"task": {}})
+    trainer = DistillationTrainer(AutoModelForSequenceClassification.from_config(tiny_bert_config), args)
     assert trainer.accelerator.mixed_precision == {"bf16": "bf16", "fp32": "no"}[precision]
+
+
+def test_nothing_is_left_for_whatever_is_trained_next(tmp_path, monkeypatch, tiny_bert_config):
+    """Transformers keeps precision (4.57) and compilation in the environment, where Accelerate looks."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    section = TrainingSection(precision="bf16", training_arguments={"torch_compile": True})
+    before = dict(os.environ)
+    args = training_arguments(section, tmp_path, objectives={"task": {}})
+    model = AutoModelForSequenceClassification.from_config(tiny_bert_config)
+    first = DistillationTrainer(model, args).accelerator.state
+    assert (first.mixed_precision, first.dynamo_plugin.backend.value) == ("bf16", "INDUCTOR")
+    assert dict(os.environ) == before
+    plain = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    second = Trainer(model, plain).accelerator.state
+    assert (second.mixed_precision, second.dynamo_plugin.backend.value) == ("no", "NO")

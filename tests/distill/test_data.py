@@ -113,6 +113,37 @@ def test_rows_of_a_formatted_dataset(form):
         assert batch["input_ids"].tolist() == [[2, 7, 3], [2, 3, 0]]
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("form", [None, "torch"])
+def test_padding_of_a_tokenizer_is_taken_off(side, form):
+    def padded(values, value):
+        filler = [value] * (8 - len(values))
+        return [*values, *filler] if side == "right" else [*filler, *values]
+
+    rows = [
+        {"input_ids": [2, 7, 3], "token_type_ids": [0, 0, 1], "labels": [0, 1, -100]},
+        {"input_ids": [2, 9, 9, 3], "token_type_ids": [0, 1, 1, 1], "labels": [0, 1, 1, 0]},
+    ]
+    given = [
+        {
+            "input_ids": padded(row["input_ids"], 0),
+            "attention_mask": padded([1] * len(row["input_ids"]), 0),
+            "token_type_ids": padded(row["token_type_ids"], 0),
+            "labels": padded(row["labels"], -100),
+        }
+        for row in rows
+    ]
+    collate = DistillationCollator(0)
+    found = collate(list(datasets.Dataset.from_list(given).with_format(form)))
+    for name, values in collate(rows).items():
+        assert found[name].tolist() == values.tolist()
+    # Eight classes of a row are not eight tokens, and answers move with their text.
+    topics = [1.0, 0.0] * 4
+    answer = {"labels": topics, "start_positions": 7 if side == "left" else 2}
+    one = collate([{**given[0], **answer}])
+    assert (one["labels"].tolist(), one["start_positions"].tolist()) == ([topics], [2])
+
+
 def test_at_most_some_rows_are_looked_at():
     for count in (1, 63, 64, 65, 100, 127, 128, 1000):
         assert min(count, 32) <= len(spread_rows(range(count))) <= 64

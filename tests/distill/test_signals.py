@@ -20,7 +20,8 @@ import transformers
 from hf_kdnas.distill import signal_writer
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.data import pad
-from hf_kdnas.distill.signals import TeacherSignals, signals_key, teacher_hash
+from hf_kdnas.distill.signal_keys import signals_key, teacher_hash
+from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
 
 IDS = [[2, *range(10, 10 + length), 3] for length in (3, 17, 1, 8, 30, 5)]
@@ -192,6 +193,15 @@ def _other_key(folder):
     (folder / "meta.json").write_text(json.dumps(meta | {"key": "another"}))
 
 
+def _empty_an_array(folder):
+    (folder / "lengths.npy").write_bytes(b"")
+
+
+def _lose_a_checksum(folder):
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"checksums": {}}))
+
+
 def _empty(folder):
     shutil.rmtree(folder)
     folder.mkdir()
@@ -199,7 +209,10 @@ def _empty(folder):
 
 # What only shows in the arrays or against the texts.
 HIDDEN = (_damage_a_block, _swap_two_lengths, _change_a_digest, _other_key)
-OPEN = (_lose_a_file, _cut_a_file, _shorten_an_array, _spoil_meta, _empty)
+OPEN = (
+    *(_lose_a_file, _cut_a_file, _shorten_an_array, _spoil_meta, _empty),
+    *(_empty_an_array, _lose_a_checksum),
+)
 
 
 @pytest.mark.parametrize("spoil", [*HIDDEN, *OPEN])
@@ -256,6 +269,28 @@ def test_a_killed_build_goes_on(bert, tmp_path):
         torch.testing.assert_close(found[name], wanted[name], rtol=2e-3, atol=2e-3)
     assert left_in(tmp_path) == ["s", "whole"]
     assert "progress.json" not in os.listdir(tmp_path / "s")
+
+
+@pytest.mark.parametrize("spoil", ["lost", "emptied", "progress"])
+def test_what_a_killed_build_lost_is_not_taken_for_zeros(bert, tmp_path, spoil):
+    process = multiprocessing.get_context("spawn").Process(
+        target=_build_and_die, args=(bert, tmp_path / "s", 3)
+    )
+    process.start()
+    process.join()
+    unfinished = tmp_path / ".s.unfinished"
+    if spoil == "progress":
+        (unfinished / "progress.json").write_text("")
+    elif spoil == "emptied":
+        (unfinished / "logits.npy").write_bytes(b"")
+    else:
+        (unfinished / "logits.npy").unlink()
+    ran = _Count(bert)
+    signals = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "s")
+    whole = TeacherSignals.build(bert, IDS, NAMES, tmp_path / "whole")
+    assert ran.texts == 2 * len(IDS)
+    found, wanted = (each.collate(range(len(IDS)), 32) for each in (signals, whole))
+    torch.testing.assert_close(found["logits"], wanted["logits"], rtol=1e-5, atol=1e-6)
 
 
 def test_what_another_build_left_is_cleared_away(bert, tmp_path, monkeypatch):

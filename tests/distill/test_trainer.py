@@ -567,6 +567,91 @@ def test_a_head_that_nothing_reads_is_not_run(tiny_bert_config, arguments):
         assert len(runs) == expected
 
 
+def test_a_scheduler_of_the_users_own(teacher, make_student, arguments):
+    student = make_student()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    trainer = DistillationTrainer(
+        student, arguments(), teacher, train_dataset=rows_of(16), optimizers=(optimizer, scheduler)
+    )
+    maps = {name: each.detach().clone() for name, each in trainer.criterion.named_parameters()}
+    assert maps
+    trainer.train()
+    for name, parameter in trainer.criterion.named_parameters():
+        assert not torch.equal(parameter, maps[name])
+
+
+class Numbered(torch.utils.data.Dataset):
+    """Rows by number alone, without end: nothing tells it but the length."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index % len(self.rows)]
+
+
+def test_rows_by_number_alone(teacher, make_student, arguments):
+    rows = rows_of(16)
+    trainer = DistillationTrainer(
+        make_student(),
+        arguments(eval_strategy="epoch"),
+        teacher,
+        train_dataset=Numbered(rows),
+        eval_dataset=Numbered(rows),
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [([], "no rows"), ([{"text": "a film", "labels": 0}], "rows with text, labels'; rows need input_ids")],
+)
+def test_rows_that_are_none_or_not_tokenised_are_refused(teacher, make_student, arguments, rows, message):
+    with pytest.raises(InvalidInput, match=message):
+        DistillationTrainer(make_student(), arguments(), teacher, train_dataset=rows)
+
+
+def test_a_training_without_rows_is_refused(teacher, make_student, arguments):
+    with pytest.raises(InvalidInput, match="train_dataset: got None"):
+        DistillationTrainer(make_student(), arguments(), teacher).train()
+
+
+def test_labels_to_evaluate_on_are_checked_before_the_training(teacher, make_student, arguments):
+    wrong = [{**row, "labels": 7} for row in rows_of(8)]
+    args = arguments(eval_strategy="epoch", objectives={"logits": {}})
+    trainer = DistillationTrainer(
+        make_student(), args, teacher, train_dataset=rows_of(16), eval_dataset=wrong
+    )
+    with pytest.raises(InvalidInput, match="labels"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_an_evaluation_hides_the_same_tokens_each_time(make_student, arguments):
+    student = AutoModelForMaskedLM.from_config(make_student().config)
+    rows = [{"input_ids": row["input_ids"]} for row in rows_of(16, (30,))]
+    args = arguments(objectives={"task": {}}, eval_strategy="epoch", num_train_epochs=3, learning_rate=0.0)
+    trainer = DistillationTrainer(student, args, masking=MASKING, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    losses = [logs["eval_loss"] for logs in trainer.state.log_history if "eval_loss" in logs]
+    assert len(losses) == 3
+    assert len(set(losses)) == 1
+
+
+def test_rows_without_labels_are_predicted_by_what_the_student_reads(make_model, arguments):
+    student = make_model(DistilBertConfig(vocab_size=120, dim=16, n_layers=2, n_heads=4, hidden_dim=32))
+    rows = [
+        {"input_ids": row["input_ids"], "token_type_ids": [0] * len(row["input_ids"])} for row in rows_of(8)
+    ]
+    trainer = DistillationTrainer(student, arguments(objectives={"task": {}}))
+    assert trainer.predict(rows).predictions.shape == (8, 2)
+
+
 def test_a_weight_falls_with_the_steps(teacher, make_student, arguments):
     args = arguments(objectives={"logits": {"weight": {"from": 1.0, "to": 0.0}}}, num_train_epochs=1)
     trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(32))

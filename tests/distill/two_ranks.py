@@ -126,6 +126,12 @@ def run(folder: Path, size: int) -> None:
     trainer.train()
     resumed = trainer_of(folder / "whole", size, save_total_limit=10)
     resumed.train(resume_from_checkpoint=str(folder / "whole" / "checkpoint-3"))
+    # Neither rank waits for gradients of what is frozen, and the signal that follows from it alone.
+    frozen = trainer_of(
+        folder / "frozen", size, objectives={"logits": {}, "embeddings": {}}, save_strategy="no"
+    )
+    frozen.model.bert.embeddings.requires_grad_(False)
+    frozen.train()
     others = {name: other(folder / name, size, objectives) for name, objectives in OTHERS.items()}
     if int(os.environ.get("RANK", "0")) == 1:
         torch.save(others, folder / "second.pt")

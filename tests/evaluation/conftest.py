@@ -36,12 +36,12 @@ def _write_split(
     known, draw = GLUE[task], random.Random(f"{task} {split}")
     columns: dict[str, list[Any]] = {name: [] for name in (*known.text, "label")}
     for _ in range(ROWS[split]):
-        label = draw.randrange(known.num_labels) if known.labels else draw.choice([0.0, 2.5, 5.0])
-        part = label / (known.num_labels - 1) if known.labels else label / 5
+        label = draw.randrange(len(known.labels)) if known.labels else draw.choice([0.0, 2.5, 5.0])
+        part = label / (len(known.labels) - 1) if known.labels else label / 5
         words = (BAD, SO_SO, GOOD)[round(2 * part)]
         for name in known.text:
             columns[name].append(_text(draw, words))
-        columns["label"].append(known.num_labels - 1 - label if turned else label)
+        columns["label"].append(len(known.labels) - 1 - label if turned else label)
     (folder / task).mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / task / (file or f"{split}.parquet"))
 

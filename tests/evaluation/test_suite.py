@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,26 @@ def test_tasks_are_read_in_the_layout_of_the_hub(student: Path, settings: Settin
     mrpc = suite.training("mrpc")
     assert len(mrpc.train) + len(mrpc.selection) == 96
     assert set(mrpc.train[0]["token_type_ids"]) == {0, 1}
+
+
+def test_the_same_weights_in_other_heads_are_another_model(
+    student: Path, settings: Settings, tmp_path: Path
+) -> None:
+    """Members of a SuperLM may differ in their number of heads alone."""
+    shutil.copytree(student, tmp_path / "other")
+    config = json.loads((student / "config.json").read_text(encoding="utf-8"))
+    config["num_attention_heads"] //= 2
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    suite = load_suite(str(student), settings(tasks=["rte"]))
+    assert suite.with_model(str(student)).keys == suite.keys
+    assert suite.with_model(str(tmp_path / "other")).keys != suite.keys
+
+
+def test_texts_cut_at_another_length_are_other_rows(student: Path, settings: Settings) -> None:
+    keys = {
+        load_suite(str(student), settings(tasks=["rte"], max_length=most)).keys["rte"] for most in (40, 41)
+    }
+    assert len(keys) == 2
 
 
 def test_a_row_that_no_look_is_taken_at_counts(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hf_kdnas.evaluation.published import PUBLISHED
-from hf_kdnas.evaluation.table import TITLES, render_table
+from hf_kdnas.evaluation.table import TITLES, model_name, render_table
 from hf_kdnas.metrics import GLUE
 
 
@@ -50,7 +50,7 @@ def test_columns_are_those_of_the_papers() -> None:
         )
     )
     assert row == {
-        "model": "student",
+        "model": "mine",
         "parameters": "7.14 M",
         "MNLI-m": "70.5 ± 0.7",
         "MNLI-mm": "72.5 ± 0.7",
@@ -94,6 +94,19 @@ def test_published_rows_are_averaged_over_the_same_tasks() -> None:
 def test_without_a_common_task_there_is_no_average() -> None:
     mine, *_ = cells(render_table(results(stsb=[[0.8], [0.8]]), published=True))
     assert "average" not in mine
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("runs/mine/student", "mine"),
+        ("runs/mine/student/", "mine"),
+        ("org/model", "model"),
+        ("student", "student"),
+    ],
+)
+def test_a_students_name_is_that_of_its_run(model: str, name: str) -> None:
+    assert model_name(model) == name
 
 
 def test_every_task_has_a_title() -> None:

@@ -57,6 +57,14 @@ def test_layers_are_left_out_from_the_start() -> None:
     assert segments[0].shape.hidden_size == 768
 
 
+def test_no_cut_falls_before_anything_is_to_be_removed() -> None:
+    options = {"start": 0.5, "end": 0.6, "compactions": 4}
+    segments = plan_segments(BERT, TARGET, 100, **options)
+    assert [each.end for each in segments] == [51, 52, 54, 60, 100]
+    with pytest.raises(InvalidInput, match="compactions"):
+        plan_segments(BERT, TARGET, 50, **options)
+
+
 def test_compactions_that_would_remove_nothing_are_left_out() -> None:
     config = BertConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64)
     segments = plan_segments(config, Architecture(3, 24, 4, 64), 100)

@@ -247,3 +247,34 @@ def test_methods_are_cited(results: dict[str, Any]) -> None:
 def test_the_rendered_example_is_up_to_date(results: dict[str, Any]) -> None:
     example = resource_dir("model_cards") / "example.md"
     assert example.read_text(encoding="utf-8") == card_text(results), "render it again from results.json"
+
+
+def test_how_long_students_were_trained_and_what_they_take(results: dict[str, Any]) -> None:
+    training = results["distillation"]["training"]
+    for changes, said in (
+        ({"epochs": 1}, "(1 epoch,"),
+        ({"training_arguments": {"max_steps": 500}}, "(500 steps,"),
+    ):
+        assert said in card_text(
+            results | {"distillation": results["distillation"] | {"training": training | changes}}
+        )
+    student = results["student"] | {"max_length": 512}
+    assert "batches of any size and up to 512 tokens a row." in card_text(results | {"student": student})
+
+
+def test_how_many_architectures_are_fast_enough(results: dict[str, Any]) -> None:
+    space = results["space"] | {"size": 1200, "reachable": 300}
+    assert "of 1,200 architectures (300 of them fast enough) the sampler" in card_text(
+        results | {"space": space}
+    )
+
+
+def test_a_random_search_is_not_compared_with_itself(results: dict[str, Any]) -> None:
+    text = card_text(results | {"search": results["search"] | {"sampler": "random"}, "random_baseline": None})
+    assert "drawn at random" in text
+    assert "did not run" not in text
+
+
+def test_files_of_a_type_are_no_data_set_of_the_hub(results: dict[str, Any]) -> None:
+    recipe = yaml.safe_dump({"data": {"path": "csv", "data_files": {"train": "rows.csv"}}})
+    assert card_data(results | {"recipe": recipe}).datasets is None

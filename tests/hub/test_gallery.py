@@ -65,6 +65,13 @@ def test_it_may_be_printed(
     assert capsys.readouterr().out == gallery_text([results])
 
 
+def test_a_place_that_cannot_be_written(
+    tmp_path: Path, results: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["gallery", str(runs_of(tmp_path, results)), "--output", str(tmp_path)]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
 def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["gallery", str(tmp_path)]) == 2
     assert "it holds no results.json of a finished run" in capsys.readouterr().err

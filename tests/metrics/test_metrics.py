@@ -295,6 +295,35 @@ def test_a_users_own_metric_by_import_path(tmp_path: Path, monkeypatch: pytest.M
     assert metrics.compute("kdnas_own_metric:Share", [1, 0, 1, 1], [0, 0, 0, 0]) == 0.75
 
 
+OWN = """
+class Several:
+    def compute(self, predictions, references):
+        return {'cost': 0.5, 'per_class': [0.25, 0.75]}
+
+class Nothing: pass
+
+class Options:
+    def __init__(self, option): pass
+"""
+
+
+def test_of_a_users_own_metric_the_first_value_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kdnas_own_metrics.py").write_text(OWN, encoding="utf-8")
+    (tmp_path / "kdnas_broken_metric.py").write_text("class Cost(:", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert metrics.compute("kdnas_own_metrics:Several", [1], [0]) == 0.5
+    for name, message in (
+        ("kdnas_own_metrics:Nothing", "no method compute"),
+        ("kdnas_own_metrics:Options", "TypeError"),
+        ("kdnas_broken_metric:Cost", "SyntaxError"),
+        ("", "metrics are accuracy"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            metrics.load_metric(name)
+
+
 def test_an_evaluate_module_by_path() -> None:
     assert metrics.compute(str(FOLDER / "accuracy.py"), [0, 1], [0, 0]) == 0.5
 

@@ -33,7 +33,7 @@ REFUSED = {
     ),
     "an unknown dimension": (
         ["superlm.spaces={odd: {layers: [1]}}"],
-        r"superlm\.spaces\.odd: got 'layers'; a space has preset, num_hidden_layers",
+        r"superlm\.spaces\.odd\.layers: got \[1\]; there is no such key; superlm\.spaces\.odd has preset",
     ),
     "relation heads that don't divide": (
         ["superlm.relation_heads=5"],
@@ -44,15 +44,15 @@ REFUSED = {
         r"superlm\.relation_heads: got 16; must divide the attention width.*does not divide 24",
     ),
     "relation heads that are no number": (
-        ["superlm.objectives.relations.relation_heads=many"],
+        ["superlm.relation_heads=null", "superlm.objectives.relations.relation_heads=many"],
         r"superlm\.relation_heads: got 'many'; must divide",
     ),
     "a signal that needs a map of its own": (
-        ["superlm.objectives={hidden: {}}", "superlm.initialisation=random"],
+        ["superlm.objectives={hidden: {}}", "superlm.initialisation=random", "superlm.relation_heads=null"],
         r"superlm\.objectives: got 'hidden'; no map can be learned or searched",
     ),
     "a map that is searched": (
-        ["superlm.objectives={hidden: {layers: searched}}"],
+        ["superlm.objectives={hidden: {layers: searched}}", "superlm.relation_heads=null"],
         r"superlm\.objectives: got 'hidden'; no map can be learned or searched",
     ),
     "an objective of single students": (
@@ -92,6 +92,42 @@ REFUSED = {
         ["space.max_parameters=1000"],
         r"space: got .*max_parameters=1000.*; the spaces of SuperLMs are superlm\.spaces or",
     ),
+    "a share of rows that are not cut": (
+        ["data.reporting_fraction=0.5"],
+        r"data\.reporting_fraction: got 0\.5; the text of a SuperLM is streamed as it is",
+    ),
+    "a constraint of a search": (
+        ["search.constraints.latency_ms=1"],
+        r"search: got .*; members are ranked, then pulled by options of extract",
+    ),
+    "relation heads that no objective reads": (
+        ["superlm.objectives={attention: {}}"],
+        r"superlm\.relation_heads: got 4; no objective has any",
+    ),
+    "relation heads in two places": (
+        ["superlm.objectives.relations.relation_heads=2"],
+        r"superlm\.relation_heads: got 4; the objective relations has its own, 2",
+    ),
+    "an activation that there is not": (
+        ["superlm.spaces.narrow.hidden_act=[gellu]"],
+        r"space\.hidden_act: got 'gellu'.*Did you mean gelu",
+    ),
+    "sizes that are no numbers": (
+        ["superlm.spaces.narrow.num_hidden_layers=[one]"],
+        r"superlm\.spaces\.narrow\.num_hidden_layers.*; its type is",
+    ),
+    "a limit that is no number": (
+        ["superlm.spaces.narrow.max_parameters=few"],
+        r"superlm\.spaces\.narrow\.max_parameters: got 'few'; its type is",
+    ),
+    "a space of no name": (
+        ["superlm.spaces={1: {hidden_size: [16]}}"],
+        r"superlm\.spaces: got 1; may hold letters",
+    ),
+    "a space outside the run": (
+        ["superlm.spaces={../../zz: {hidden_size: [16]}}"],
+        r"superlm\.spaces: got '\.\./\.\./zz'; may hold letters",
+    ),
     "no section": (["superlm=null"], r"superlm: got 'nothing'; this recipe has no such section"),
 }
 
@@ -129,7 +165,8 @@ def test_relations_have_one_number_of_heads_and_the_teachers_last_layer(recipe_f
 def test_members_are_ranked_by_self_attention_alone_whatever_its_weight(
     recipe_file: Path, objectives: str, ranked_by: str
 ) -> None:
-    plan = plan_superlm(load_recipe(str(recipe_file), [f"superlm.objectives={objectives}"]))
+    settings = [f"superlm.objectives={objectives}", "superlm.relation_heads=null"]
+    plan = plan_superlm(load_recipe(str(recipe_file), settings))
     assert list(plan.ranking_objectives) == [ranked_by]
     assert "weight" not in plan.ranking_objectives[ranked_by]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,14 @@ def test_train_rank_and_extract(recipe_file, capsys, tmp_path) -> None:
     assert AutoTokenizer.from_pretrained(target)("the film")["input_ids"]
     assert json.loads((target / "extracted.json").read_text(encoding="utf-8"))["loss"] == smallest["loss"]
 
+    (target / "README.md").write_text(f"{card}\n## My notes\n\nGood.\n", encoding="utf-8")
+    assert run("extract", recipe_file, "--parameters", limit, "--output", str(target)) == 0
+    assert "## My notes\n\nGood.\n" in (target / "README.md").read_text(encoding="utf-8")
+    (target / "notes.txt").write_text("mine", encoding="utf-8")
+    assert run("extract", recipe_file, "--output", str(target)) == 2
+    assert "it holds notes.txt" in capsys.readouterr().err
+    assert (target / "notes.txt").read_text(encoding="utf-8") == "mine"
+
     for limit in ("--parameters", "--latency-ms", "--speedup"):
         assert run("extract", recipe_file, limit, "0") == 2
         assert "must be above 0" in capsys.readouterr().err
@@ -148,6 +157,19 @@ def test_what_is_missing_is_said(recipe_file, capsys, tmp_path) -> None:
     assert "no trained SuperLM of this space. Run kdnas superlm train first" in capsys.readouterr().err
     assert run("extract", recipe_file) == 2
     assert "nothing is ranked there yet. Run kdnas superlm rank first" in capsys.readouterr().err
+
+
+def test_a_space_that_is_not_trained_is_said_before_others_are_ranked(recipe_file, capsys, tmp_path) -> None:
+    assert run("train", recipe_file) == 0
+    shutil.rmtree(tmp_path / "run" / "spaces" / "wide" / "superlm")
+    assert run("rank", recipe_file) == 2
+    assert "superlm: got 'wide'" in capsys.readouterr().err
+    assert not list((tmp_path / "run" / "spaces").rglob("ranking-*"))
+
+
+def test_what_only_cards_read_may_change(recipe_file, tmp_path) -> None:
+    assert run("train", recipe_file) == 0
+    assert run("rank", recipe_file, "--teacher.base_model", "org/teacher") == 0
 
 
 def test_fewer_held_out_windows_than_asked_for_are_said(recipe_file, capsys, tmp_path) -> None:

@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from hf_kdnas.recipe import DataSection
-from hf_kdnas.tasks import TaskData, by_length, load_task, pad, predict, predict_onnx
+from hf_kdnas.tasks import (
+    TaskData,
+    by_length,
+    evaluate_model,
+    load_task,
+    pad,
+    predict,
+    predict_onnx,
+)
 
 TEXTS = ["a good film", "the plot was dull and slow", "fine", "a sad story with a warm ending but so long"]
 
@@ -63,6 +71,13 @@ def test_precision(tmp_path: Path, task: TaskData, tiny_bert_config: Any, make_m
     model = make_model(tiny_bert_config)
     exact, rounded = (np.stack(predict(model, task.train, precision=each)) for each in ("fp32", "bf16"))
     assert 0 < np.abs(exact - rounded).max() < 0.05
+
+
+def test_a_model_that_diverged_has_no_score(task: TaskData, tiny_bert_config: Any, make_model: Any) -> None:
+    """The class of the greatest logit would be the first one, and that one's share a score."""
+    model = make_model(tiny_bert_config)
+    torch.nn.init.constant_(model.classifier.weight, torch.nan)
+    assert all(np.isnan(value) for value in evaluate_model(model, task.selection, task).values())
 
 
 def test_batches_are_of_similar_length() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 from hf_kdnas.distill.objectives.attention import Attention
 from hf_kdnas.distill.objectives.base import Batch, Head, Objective, SharedSignals, Signals
 from hf_kdnas.distill.objectives.direct_relations import DirectRelations
@@ -15,6 +13,7 @@ from hf_kdnas.distill.objectives.relations import Relations
 from hf_kdnas.distill.objectives.sentence import Sentence
 from hf_kdnas.distill.objectives.task import Task
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.resources import import_own
 
 __all__ = [
     "OBJECTIVES",
@@ -56,8 +55,7 @@ def objective_class(name: str) -> type[Objective]:
     """
     if name in OBJECTIVES:
         return OBJECTIVES[name]
-    module, separator, attribute = name.partition(":")
-    if not separator:
+    if ":" not in name:
         raise InvalidInput(
             "objectives",
             name,
@@ -65,8 +63,8 @@ def objective_class(name: str) -> type[Objective]:
             'Choose one of these, or name your own by import path, "package.module:Class".',
         )
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = import_own(name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise InvalidInput(
             "objectives", name, f"can't be imported ({error})", "Install the package or mend the path."
         ) from error

@@ -63,7 +63,8 @@ def as_exact(model: PreTrainedModel) -> PreTrainedModel:
         raise InvalidInput(
             "model", type(model).__name__, f"must be one of {', '.join(_EXACT)}", "Choose a BERT teacher."
         )
-    made: Any = exact_class(exact_config(model.config))
+    pooler = {} if getattr(model, "pooler", True) is not None else {"add_pooling_layer": False}
+    made: Any = exact_class(exact_config(model.config), **pooler)
     exact: PreTrainedModel = made.to(model.device, model.dtype).train(model.training)
     exact.load_state_dict(model.state_dict())
     return exact

@@ -59,6 +59,13 @@ def _outputs(model) -> list[torch.Tensor]:
     return [value for value in output.values() if isinstance(value, torch.Tensor)]
 
 
+def test_an_encoder_without_a_pooler(tiny_bert_config) -> None:
+    stock = BertModel(tiny_bert_config, add_pooling_layer=False).eval()
+    exact = as_exact(stock)
+    assert exact.pooler is None
+    torch.testing.assert_close(_outputs(exact), _outputs(stock), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("head_size", [None, 8])
 def test_with_the_stock_head_size_it_is_the_stock_model(stock, head_size: int | None) -> None:
     exact = as_exact(stock)

@@ -118,8 +118,18 @@ class SuperLMRun:
         return members
 
     def ranking(self) -> list[Member]:
-        """What `rank` found, or nothing before it."""
-        return [Member.from_dict(each) for each in read_json(self.folder / RANKING) or []]
+        """What `rank` found, or nothing before it.
+
+        Raises:
+            InvalidInput: If the file is damaged.
+        """
+        try:
+            return [Member.from_dict(each) for each in read_json(self.folder / RANKING) or []]
+        except (ValueError, TypeError, KeyError) as error:
+            file = str(self.folder / RANKING)
+            raise InvalidInput(
+                "superlm", file, f"it can't be read ({error})", "Run kdnas superlm rank again."
+            ) from error
 
     def extract(self, member: Member, to: Path, keep: Collection[str] = ()) -> None:
         """Write a member as a folder for plain `from_pretrained`: weights, config and tokenizer.

@@ -157,6 +157,9 @@ def test_what_is_missing_is_said(recipe_file, capsys, tmp_path) -> None:
     assert "no trained SuperLM of this space. Run kdnas superlm train first" in capsys.readouterr().err
     assert run("extract", recipe_file) == 2
     assert "nothing is ranked there yet. Run kdnas superlm rank first" in capsys.readouterr().err
+    (tmp_path / "run" / "ranking.json").write_text('[{"loss": 1}]', encoding="utf-8")
+    assert run("extract", recipe_file) == 2
+    assert "ranking.json'; it can't be read" in capsys.readouterr().err
 
 
 def test_a_space_that_is_not_trained_is_said_before_others_are_ranked(recipe_file, capsys, tmp_path) -> None:

@@ -170,7 +170,7 @@ def test_relations_have_one_number_of_heads_on_all_the_way(project: Path) -> Non
     plan = plan_homotopic(load_recipe(str(project / "recipe.yaml"), settings))
     [target] = plan.space
     widths = {each.shape.attention_size for each in segments_of(plan, target)}
-    assert widths == {32, 28, 24, 20, 16}
+    assert widths == {32, 28, 20, 16}
     assert objectives_of(plan, target)["relations"]["relation_heads"] == 4
 
 
@@ -198,7 +198,7 @@ def test_relations_have_one_number_of_heads_on_all_the_way(project: Path) -> Non
         (["--distillation.training.training_arguments", "{max_steps: null}"], "must be a number"),
         (
             ["--distillation.objectives", "{relations: {relation_heads: 16}}"],
-            "28 of the student (of 3L-28H-56F-4A-gelu, on the way to",
+            "28 of the student (of 3L-28H-54F-4A-gelu, on the way to",
         ),
         (
             ["--distillation.training.training_arguments", "{optim: adafactor}"],

@@ -65,8 +65,14 @@ def test_any_head_is_exported_as_what_it_is(tiny_bert_config, tmp_path: Path) ->
 
 def test_what_is_no_model_is_refused_in_one_message(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInput, match="must be an ONNX file, a model's folder or a Hub id"):
+    with pytest.raises(InvalidInput, match="the folder has no config"):
         onnx_file(str(tmp_path / "empty"), tmp_path, precision="fp32")
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(InvalidInput, match="a whole safetensors file"):
+        onnx_file(str(tmp_path), tmp_path, precision="fp32")
+    with pytest.raises(InvalidInput, match="must be an ONNX file, a model's folder or a Hub id"):
+        onnx_file("no/such/model", tmp_path, precision="fp32")
 
 
 def test_a_broken_onnx_file_is_refused_in_one_message(tmp_path: Path) -> None:

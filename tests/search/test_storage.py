@@ -48,7 +48,7 @@ def test_what_a_dead_launch_was_trying_can_be_tried_again(tmp_path, monkeypatch)
             assert beaten.acquire(timeout=60)
     later = open_study(url, "search")
     deadline = time.monotonic() + 60
-    while is_running(dying, lost[0][0]) and time.monotonic() < deadline:
+    while any(is_running(dying, trial) for trial, _ in lost) and time.monotonic() < deadline:
         time.sleep(0.2)
         optuna.storages.fail_stale_trials(later)
     # Of the other launch nothing was ever heard: it may be of a version without signs of life.

@@ -29,7 +29,8 @@ OBJECTIVES = [
 @pytest.fixture
 def make_run(recipe_file, tmp_path):
     def make(objectives: str) -> tuple[SuperLMRun, SuperLM]:
-        recipe = load_recipe(str(recipe_file), [f"superlm.objectives={objectives}"])
+        settings = [f"superlm.objectives={objectives}", "superlm.relation_heads=null"]
+        recipe = load_recipe(str(recipe_file), settings)
         run = SuperLMRun(plan_superlm(recipe), RunFolder(tmp_path / "run"), join_processes())
         run._prepare()
         return run, SuperLM(run._load(run._space("wide") / "start"), run.section.layers)

@@ -29,7 +29,8 @@ OBJECTIVES = [
 @pytest.fixture
 def make_run(recipe_file, tmp_path):
     def make(objectives: str) -> tuple[SuperLMRun, SuperLM]:
-        settings = [f"superlm.objectives={objectives}", "superlm.relation_heads=null"]
+        heads = 4 if "relations" in objectives else "null"
+        settings = [f"superlm.objectives={objectives}", f"superlm.relation_heads={heads}"]
         recipe = load_recipe(str(recipe_file), settings)
         run = SuperLMRun(plan_superlm(recipe), RunFolder(tmp_path / "run"), join_processes())
         run._prepare()

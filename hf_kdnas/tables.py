@@ -99,7 +99,7 @@ def read_splits(data: DataSection, *, streaming: bool = False) -> Any:
     elif parts and files is None:
         path, options = _builder(data.path, next(iter(parts.values())))
         files = {split: str(file) for split, file in parts.items()}
-    elif Path(path).suffix in (*BUILDERS, *COMPRESSIONS):
+    elif Path(path).suffix in (*BUILDERS, *COMPRESSIONS) and not Path(path).exists():
         raise InvalidInput(
             "data.path", data.path, f"there is no such file, seen from {Path.cwd()}", "Give its full path."
         )

@@ -41,7 +41,7 @@ class Benchmark:
 
     name: str
     only: str = ""
-    targets: list[tuple[bool, str]] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
 
     @property
     def path(self) -> Path:
@@ -63,15 +63,15 @@ class Benchmark:
 
     def target(self, reached: bool | None, what: str, measured: str, wanted: str) -> None:
         """Note a target; None means that it was not measured."""
-        word = {True: "PASS", False: "SHORT", None: "SHORT"}[reached]
-        self.targets.append((bool(reached), f"{word}  {what}  {measured}  {wanted}"))
+        self.targets.append(f"{'PASS' if reached else 'SHORT'}  {what}  {measured}  {wanted}")
 
     def finish(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print the table and, last, one line a target; keep both in the JSON."""
         table = markdown(header, rows)
-        lines = [line for _, line in self.targets]
-        write_json(self.path, {"benchmark": self.name, "cells": self.cells, "table": table, "targets": lines})
-        print("\n".join(["", *table, "", *lines]))
+        write_json(
+            self.path, {"benchmark": self.name, "cells": self.cells, "table": table, "targets": self.targets}
+        )
+        print("\n".join(["", *table, "", *self.targets]))
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from harness import Benchmark, alternately, arguments, middle, ratios
-from trainers import Clock, mini_lm, sst2
+from trainers import WARM_UP, Clock, mini_lm, sst2
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from hf_kdnas import Architecture, DistillationTrainer
@@ -83,7 +83,7 @@ class Bench:
         clock = Clock(self.steps, torch.device("cpu"))
         trainer.add_callback(clock)
         trainer.train()
-        return clock.seconds / (self.steps - 6)
+        return clock.seconds / (self.steps - WARM_UP)
 
     def at_full_width(self, number: int) -> float:
         """Seconds of a plain distillation of a student as wide as its teacher."""

@@ -97,12 +97,14 @@ def _add_recipes(recipes: argparse.ArgumentParser) -> None:
 def _add_latency(latency: argparse.ArgumentParser) -> None:
     latency.add_argument("model", metavar="MODEL_DIR", help="folder of a model, or its Hub id")
     latency.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub")
-    latency.add_argument("--reference", metavar="DIR", help="a model timed in turn with it")
+    latency.add_argument("--reference", metavar="MODEL_DIR", help="another, timed in turn with it")
     latency.add_argument("--reference-revision", metavar="NAME", help="the same of the reference")
     latency.add_argument(
         "--provider", default="CPUExecutionProvider", help="execution provider (%(default)s)"
     )
-    latency.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
+    latency.add_argument(
+        "--precision", choices=("fp32", "int8"), default="fp32", help="of both models (%(default)s)"
+    )
     for name, default, text in (
         ("threads", 1, "threads inside an operator"),
         ("batch_size", 1, "rows in a batch"),
@@ -188,15 +190,15 @@ def _summary(results: Mapping[str, Any], folder: Path) -> str:
 
 
 def _list_recipes(options: argparse.Namespace) -> None:
-    from hf_kdnas.resources import recipe_file, recipe_names
+    from hf_kdnas.resources import packaged_recipe, recipe_names
 
     for name in recipe_names():
-        first = recipe_file(name).read_text(encoding="utf-8").splitlines()[0]
+        first = packaged_recipe(name).read_text(encoding="utf-8").splitlines()[0]
         print(f"{name:20}  {first.lstrip('# ')}")
 
 
 def _packaged(name: str) -> Path:
-    from hf_kdnas.resources import recipe_file, recipe_names
+    from hf_kdnas.resources import packaged_recipe, recipe_names
 
     if name not in recipe_names():
         from hf_kdnas.recipe_files import nearest
@@ -204,7 +206,7 @@ def _packaged(name: str) -> Path:
         raise InvalidInput(
             "recipe", name, f"recipes are {', '.join(recipe_names())}", nearest(name, recipe_names())
         )
-    return recipe_file(name)
+    return packaged_recipe(name)
 
 
 def _show_recipe(options: argparse.Namespace) -> None:
@@ -276,7 +278,3 @@ def _env(options: argparse.Namespace) -> None:
 
     for name, value in environment().items():
         print(f"{name:16}  {value}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 
 from hf_kdnas.architecture import Architecture, is_key
 from hf_kdnas.baselines import BASELINES, baseline_architecture
@@ -149,20 +150,28 @@ def load_alike(
         revision: Of a model on the Hub.
 
     Raises:
-        InvalidInput: If it has no weights for its layers.
+        InvalidInput: If its weights can't be read, or it has none for its layers.
     """
     with without_remarks(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded, found = type(teacher).from_pretrained(
-            path,
-            revision=revision,
-            config=shape.apply_to(teacher.config),
-            use_safetensors=True,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            attn_implementation=teacher.config._attn_implementation,
-            output_loading_info=True,
-        )
+        try:
+            loaded, found = type(teacher).from_pretrained(
+                path,
+                revision=revision,
+                config=shape.apply_to(teacher.config),
+                use_safetensors=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                attn_implementation=teacher.config._attn_implementation,
+                output_loading_info=True,
+            )
+        except (OSError, SafetensorError) as error:
+            raise InvalidInput(
+                key,
+                path,
+                f"its weights can't be read ({why_not_loaded(path, error)})",
+                "Give a model with whole safetensors weights.",
+            ) from error
     family = get_family(teacher.config)
     missing = sorted(name for name in found["missing_keys"] if family.layer_of(name))
     if missing:

@@ -22,7 +22,7 @@ from hf_kdnas.families import reads_tokens
 from hf_kdnas.given_student import load_student
 from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.precision import resolve_precision, teacher_precision
-from hf_kdnas.processes import from_first
+from hf_kdnas.processes import from_first, on_first
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.teacher import prepare_teacher
 
@@ -140,9 +140,10 @@ def prepare_signals(
     compute = resolve_precision(processes.device, asked)
     key = signals_key(teacher_hash(teacher), ids, names, "fp16", token_type_ids=types, compute=compute)
     folder = _signals_folder(key[:16])
-    if processes.is_main_process:
+
+    def build() -> TeacherSignals:
         with narrator.loop(f"signals ({size / 1e9:.2f} GB)", len(rows)) as progress:
-            TeacherSignals.build(
+            return TeacherSignals.build(
                 teacher,
                 ids,
                 names,
@@ -151,8 +152,8 @@ def prepare_signals(
                 compute=compute,
                 progress=lambda done, _: progress(done, ""),
             )
-    processes.wait_for_everyone()
-    return TeacherSignals.open(folder)
+
+    return on_first(build, processes)
 
 
 def _signals_folder(name: str) -> Path:
@@ -180,12 +181,12 @@ def _needed_signals(plan: Plan) -> list[str]:
 
 
 def _sample(rows: Iterable[Mapping[str, Any]], rng: random.Random) -> list[Mapping[str, Any]]:
-    """Rows of the middle lengths, drawn at random, of some STREAM_TOKENS tokens."""
+    """Rows drawn at random, but for the longest tenth, of some STREAM_TOKENS tokens."""
     by_length = sorted(rows, key=lambda row: len(row["input_ids"]))
-    middle = by_length[: max(1, len(by_length) * 9 // 10)]
-    rng.shuffle(middle)
+    usual = by_length[: max(1, len(by_length) * 9 // 10)]
+    rng.shuffle(usual)
     chosen, tokens = [], 0
-    for row in middle:
+    for row in usual:
         if tokens >= STREAM_TOKENS:
             break
         chosen.append(row)

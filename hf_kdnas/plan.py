@@ -166,7 +166,7 @@ def plan_search(recipe: Recipe) -> Plan:
 
 
 def plan_distillation(recipe: Recipe) -> Plan:
-    """The same for a distillation of the recipe's `student`, the only member of the plan's space.
+    """What `plan_search` is to a search, for a distillation of the recipe's `student` alone.
 
     Raises:
         InvalidInput: Naming the first thing that doesn't fit.

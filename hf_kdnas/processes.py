@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Ranks meet only when an episode is asked and told, so they wait for each other that long at most.
+# Ranks of a search meet only when an episode is asked and told; others wait while the first one builds
+# signals, exports or measures. None of that takes longer.
 TIMEOUT = timedelta(hours=24)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import Family, get_family
 from hf_kdnas.slicing import (
     end_layers,
@@ -83,6 +84,9 @@ def residual_stream(teacher: PreTrainedModel, batch: Mapping[str, Tensor]) -> Re
     Args:
         teacher: A post-LayerNorm encoder, with or without a head.
         batch: Keyword arguments of the forward with `attention_mask`; some 8,000 tokens are enough.
+
+    Raises:
+        InvalidInput: If hidden states are not finite.
     """
     family = get_family(teacher.config)
     kept = batch["attention_mask"].bool()
@@ -99,6 +103,13 @@ def residual_stream(teacher: PreTrainedModel, batch: Mapping[str, Tensor]) -> Re
     hidden = [states for (_, part), states in after.items() if part != "attention"]
     energy = sum(states.double().T @ states.double() for states in hidden)
     assert isinstance(energy, torch.Tensor)
+    if not energy.isfinite().all():
+        raise InvalidInput(
+            "teacher.model",
+            teacher.config._name_or_path,
+            "has hidden states that are not finite",
+            "Its weights are damaged, or it diverged in its training: choose another.",
+        )
     directions = torch.linalg.eigh(energy).eigenvectors.flip(1)
     return ResidualStream(batch, directions.float(), before, after)
 

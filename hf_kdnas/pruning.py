@@ -14,7 +14,7 @@ from accelerate import PartialState
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.homotopic.plan import objectives_of, pruning_of, segments_of
 from hf_kdnas.homotopic.run import HomotopicDistillation, refuse_others, settings_of
-from hf_kdnas.homotopic.trainer import DISCREPANCY
+from hf_kdnas.recipe_homotopic import DISCREPANCY
 from hf_kdnas.run import read_json, write_json
 from hf_kdnas.search.students import FullDistillation
 from hf_kdnas.stages import Stages

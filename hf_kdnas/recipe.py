@@ -66,7 +66,9 @@ class TrainingSection:
     )
     gradient_accumulation_steps: int = option(1, "batches per optimiser step", least=1)
     training_arguments: dict[str, Any] = option(
-        {}, "any other field of transformers.TrainingArguments, where a Trainer does the training"
+        {},
+        "other fields of transformers.TrainingArguments, but those that evaluate or shard; refused where no "
+        "Trainer does the training (search.proxy)",
     )
 
 
@@ -205,7 +207,7 @@ class SearchSection:
     epsilon_step: float = option(0.05, "by how much that part falls in each episode", least=0, most=1)
     epsilon_floor: float = option(0.05, "where it stops falling", least=0, most=1)
     storage: str | None = option(
-        None, "Optuna storage URL, for several machines; null keeps a journal file in the run folder"
+        None, "Optuna storage URL, for several machines, or a journal file; null keeps one in the run folder"
     )
     finalists: int = option(3, "candidates of highest reward that are distilled in full", least=1)
     baselines: list[str] = option(
@@ -252,7 +254,7 @@ class CompareSection:
     objectives: dict[str, dict[str, dict[str, Any]]] = field(
         metadata={
             "help": "sets of objectives by a name of yours, each written as `distillation.objectives`; "
-            "the student without distillation, `{task: {}}`, is added where the data have labels"
+            "the student without distillation, `{task: {}}`, is added, but for sentence-similarity"
         }
     )
     seeds: list[int] = option(

@@ -25,14 +25,18 @@ class DataSection:
 
     path: str = field(
         metadata={
-            "help": "Hub id, folder, file (csv, tsv, json, jsonl, parquet, txt; also compressed), "
-            "the beginning of files named BEGINNING.SPLIT.txt and the like, `package:NAME/FILE`, "
-            "`data:glue/TASK` ($KDNAS_DATA/glue/TASK, else the Hub's nyu-mll/glue), or `data:text/wikitext-2`"
+            "help": "Hub id, folder (also of `Dataset.save_to_disk`), file (csv, tsv, json, jsonl, parquet, "
+            "txt; also compressed), the beginning of files named BEGINNING.SPLIT.txt and the like, "
+            "`package:NAME/FILE`, `data:glue/TASK` ($KDNAS_DATA/glue/TASK, else the Hub's nyu-mll/glue), or "
+            "`data:text/wikitext-2`"
         }
     )
     name: str | None = option(None, "configuration of the data set on the Hub")
     revision: str | None = option(None, "branch, tag or commit of the data set on the Hub")
-    data_files: dict[str, str] | None = option(None, "files by split, inside a folder or Hub data set")
+    data_files: dict[str, str] | None = option(
+        None,
+        "files by split, inside a folder or Hub data set; anywhere with `path: csv`, json, parquet or text",
+    )
     task: Literal[
         "text-classification",
         "token-classification",
@@ -88,12 +92,12 @@ class DataSection:
     limit: int | None = option(None, "at most so many training rows, drawn at random", least=20)
     metric: str | None = option(
         None,
-        "accuracy, f1, matthews, pearson, spearman, or a metric of your own (`package.module:Class`, or the "
-        "path of an `evaluate` module); null takes GLUE's own there, else accuracy or pearson, with several "
-        "classes a row f1 over all pairs of row and class, for tags seqeval (f1 of spans) or accuracy over "
-        "the words, for answers SQuAD's f1 and exact_match, for hidden tokens accuracy, for sentence "
-        "embeddings spearman, of their similarities with the teacher's; pearson and spearman make a text "
-        "classification a regression",
+        "accuracy, f1 (macro over more than two classes), matthews, pearson, spearman, or a metric of your "
+        "own (`package.module:Class`, or the path of an `evaluate` module); null takes GLUE's own there, "
+        "else accuracy or pearson, with several classes a row f1 over all pairs of row and class, for tags "
+        "seqeval (f1 of spans) or accuracy over the words, for answers SQuAD's f1 and exact_match, for "
+        "hidden tokens accuracy, for sentence embeddings spearman, of their similarities with the "
+        "teacher's; pearson and spearman make a text classification a regression",
     )
 
     def __post_init__(self) -> None:

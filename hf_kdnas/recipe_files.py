@@ -52,11 +52,12 @@ def _mapping_without_repeats(loader: yaml.SafeLoader, node: yaml.MappingNode) ->
     """A mapping; of a key that stands twice, YAML would silently take the last."""
     seen: set[str] = set()
     for key, _ in node.value:
-        if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+        name = str(key.value)  # a key may be a list or a mapping, which its constructor refuses
+        if name in seen and key.tag != "tag:yaml.org,2002:merge":
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key.value} stands there twice", key.start_mark
+                None, None, f"the key {name} stands there twice", key.start_mark
             )
-        seen.add(str(key.value))
+        seen.add(name)
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
 

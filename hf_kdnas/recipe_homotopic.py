@@ -8,6 +8,9 @@ from typing import Any, Literal
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe_files import option
 
+# What a look at the discrepancy is logged under, each term with its name behind it.
+DISCREPANCY = "discrepancy_"
+
 
 @dataclass(frozen=True, kw_only=True)
 class HomotopicSection:

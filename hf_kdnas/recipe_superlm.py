@@ -62,8 +62,8 @@ class SuperLMSection:
     objectives: dict[str, dict[str, Any]] = option(
         {"relations": {"loss": "mse"}},
         "losses by name, with options and weights as in distillation.objectives; relations are those of the "
-        "teacher's last layer, and what members are ranked by; hidden and mlm (for a teacher with a masked "
-        "LM head) may stand beside them",
+        "teacher's last layer; members are ranked by them, else by attention, else by hidden; mlm (for a "
+        "teacher with a masked-LM head) may stand beside",
     )
     initialisation: Literal["random", "slice", "project"] = option(
         "project", "a SuperLM's first weights, as for students"

@@ -45,6 +45,11 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in resource_dir("recipes").glob("*.yaml"))
 
 
+def packaged_recipe(name: str) -> Path:
+    """The file of a recipe that comes with the package, one of `recipe_names`."""
+    return resource_dir("recipes") / f"{name}.yaml"
+
+
 def recipe_file(path_or_name: str) -> Path:
     """A recipe's file, given its path or the name of one that comes with the package.
 
@@ -54,13 +59,13 @@ def recipe_file(path_or_name: str) -> Path:
     path = Path(path_or_name).expanduser()
     if path.is_file():
         return path
+    names = recipe_names()
+    if path_or_name in names:  # also beside a folder of that name, as a run's own may be
+        return packaged_recipe(path_or_name)
     if path.is_dir():
         raise InvalidInput(
             "config", path_or_name, "must be a file, and this is a folder", "Name the file in it."
         )
-    names = recipe_names()
-    if path_or_name in names:
-        return resource_dir("recipes") / f"{path_or_name}.yaml"
     matches = difflib.get_close_matches(Path(path_or_name).stem, names, n=1)
     raise InvalidInput(
         "config",

@@ -119,7 +119,7 @@ def collect_results(
             "pytorch": proof.pytorch.to_dict(),
             "export_difference": proof.export_difference,
         },
-        "speedup": 1 / proof.latency.ratio,
+        "speedup": proof.latency.speedup,
         "retained": part(quality, teacher_quality),
         "constraints": asdict(recipe.search.constraints),
         "constraints_met": findings.met,
@@ -210,7 +210,7 @@ def _student(student: Student, scores: _Scores) -> dict[str, Any]:
         "selection_quality": student.quality,
         "latency_ms": student.latency_ms,
         "ratio": student.ratio,
-        "speedup": 1 / student.ratio,
+        "speedup": student.speedup,
         "parameters": student.parameters,
         "reward": student.reward,
     }
@@ -222,7 +222,7 @@ def _int8(proof: Proof, metric: str) -> dict[str, Any] | None:
     return {
         "quality": proof.int8_quality[metric],
         "latency_ms": proof.int8.median_ms,
-        "speedup": 1 / proof.int8.ratio,
+        "speedup": proof.int8.speedup,
         "latency": proof.int8.to_dict(),
     }
 

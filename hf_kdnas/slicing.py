@@ -40,7 +40,10 @@ def parameter_counter(
     """
     family = get_family(config).of(model_class)
     with torch.device("meta"):
-        shapes = {name: tuple(each.shape) for name, each in model_class(config).named_parameters()}
+        tensors = [
+            (family.layer_of(name), family.parameter_axes(name), tuple(each.shape))
+            for name, each in model_class(config).named_parameters()
+        ]
 
     def count(architecture: Architecture) -> int:
         sizes = {
@@ -51,13 +54,11 @@ def parameter_counter(
             "per_head": architecture.num_attention_heads,
             "ffn": architecture.intermediate_size,
         }
-        total = 0
-        for name, shape in shapes.items():
-            layer = family.layer_of(name)
-            if layer is None or layer <= architecture.num_hidden_layers:
-                axes = family.parameter_axes(name)
-                total += math.prod(sizes.get(axis, size) for axis, size in zip(axes, shape, strict=True))
-        return total
+        return sum(
+            math.prod(sizes.get(axis, size) for axis, size in zip(axes, shape, strict=True))
+            for layer, axes, shape in tensors
+            if layer is None or layer <= architecture.num_hidden_layers
+        )
 
     return count
 

@@ -36,6 +36,9 @@ class SearchSpace:
         head_size: Units of every head (AutoDistil's keep their teacher's size); None where they follow from
             hidden size and heads, as in a stock config. Members that it can hold are written the stock way.
 
+    Attributes:
+        members: All legal members, sorted.
+
     Raises:
         InvalidInput: If a dimension is unknown or empty, or no member satisfies a constraint (the
             message names which).
@@ -65,12 +68,7 @@ class SearchSpace:
         self.constraints: dict[str, Constraint] = dict(constraints or {})
         self._ratio = ratio
         self._head_size = head_size
-        self._check_not_empty()
-
-    @cached_property
-    def members(self) -> tuple[Architecture, ...]:
-        """All legal members, sorted."""
-        return tuple(sorted(filter(self._allowed, self._shapes())))
+        self.members: tuple[Architecture, ...] = tuple(sorted(self._legal()))
 
     def _shapes(self) -> Iterator[Architecture]:
         for values in itertools.product(*self.dimensions.values()):
@@ -89,11 +87,8 @@ class SearchSpace:
         head_size = None if self._head_size == hidden / heads else self._head_size
         return Architecture(**fields, head_size=head_size)
 
-    def _allowed(self, architecture: Architecture) -> bool:
-        return all(constraint(architecture) for constraint in self.constraints.values())
-
-    def _check_not_empty(self) -> None:
-        """Apply the constraints one after another, so that the one that empties the space is known."""
+    def _legal(self) -> list[Architecture]:
+        """The members, by one constraint after another, so that the one that empties the space is known."""
         remaining = list(self._shapes())
         if not remaining:
             raise InvalidInput(
@@ -112,6 +107,7 @@ class SearchSpace:
                     f"Loosen {name}, or add smaller values to the dimensions.",
                 )
             remaining = fitting
+        return remaining
 
     def __len__(self) -> int:
         return len(self.members)
@@ -175,7 +171,11 @@ class SearchSpace:
             )
         values = {name: getattr(architecture, name) for name in DIMENSIONS}
         if self._ratio:
-            values["intermediate_size"] = architecture.intermediate_size / architecture.hidden_size
+            values["intermediate_size"] = next(
+                ratio
+                for ratio in self.dimensions["intermediate_size"]
+                if int(architecture.hidden_size * ratio) == architecture.intermediate_size
+            )
         return values
 
     def architecture(self, values: Mapping[str, Any]) -> Architecture | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -99,7 +100,11 @@ class Stages:
         with self.stage("teacher", f"teacher {self.recipe.teacher.model}"):
             self.initialiser = prepare_initialiser(self.plan, self.processes, self.narrator)
             self._ask_teacher()
-            self.teacher_quality = self.score(self.initialiser.teacher)
+            # Of one rank: another GPU may round another way, and ranks choose by it.
+            alone = self.processes.is_main_process
+            self.teacher_quality = from_first(
+                self.score(self.initialiser.teacher) if alone else math.nan, self.processes
+            )
             self.narrator.say(f"  {self.plan.task.metric} {self.teacher_quality:.4f} on the selection split")
             if not self.teacher_quality > 0:
                 raise InvalidInput(
@@ -119,10 +124,9 @@ class Stages:
     def _ask_teacher(self) -> None:
         """Put the teacher's answers beside the rows, where scores compare with them."""
         task, teacher = self.plan.task, self.initialiser.teacher
-        self.plan = replace(
-            self.plan,
-            task=task.with_references(lambda rows: predict(teacher, rows, reduce=task.reduced)),
-        )
+        answered = task.with_references(lambda rows: predict(teacher, rows, reduce=task.reduced))
+        if answered is not task:
+            self.plan = replace(self.plan, task=answered)
 
     def score(self, model: PreTrainedModel) -> float:
         """Quality on the selection split: all that may be chosen by."""
@@ -162,6 +166,7 @@ class Stages:
         from_labels = set(section.objectives) == {"task"}
         settings = asdict(section)
         settings.pop("superlm")  # its weights count, not where they are
+        settings["signals"] = self.materials.signals is not None  # not what they may take
         return FullDistillation(
             folder=self.folder / "students",
             inputs=self.hash(seed, settings, *self.brought),

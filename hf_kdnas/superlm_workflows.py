@@ -325,4 +325,4 @@ def _latencies(run: SuperLMRun) -> ShapeLatencies:
 
 
 def _measured(report: LatencyReport) -> dict[str, float]:
-    return {"latency_ms": report.median_ms, "speedup": 1 / report.ratio}
+    return {"latency_ms": report.median_ms, "speedup": report.speedup}

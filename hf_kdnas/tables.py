@@ -191,7 +191,7 @@ def _table(data: DataSection, splits: Any, key: str, name: str) -> Table:
 
 
 def _values_seen(columns: Table, where: Iterable[str]) -> str:
-    seen = (f"{name} has {', '.join(map(repr, sorted(set(columns[name]), key=str)[:10]))}" for name in where)
+    seen = (f"{name} has {', '.join(sorted(set(map(repr, columns[name])))[:10])}" for name in where)
     return f"Choose of what is there: {'; '.join(seen) or 'nothing'}."
 
 

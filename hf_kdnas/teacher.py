@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from hf_kdnas.content import rows_hash, settings_hash, weights_hash
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.precision import resolve_attention
+from hf_kdnas.processes import from_first
 from hf_kdnas.resources import cache_dir, resolve_path, why_not_loaded
-from hf_kdnas.run import atomic_folder
+from hf_kdnas.run import atomic_folder, one_at_a_time, recover_folder
 from hf_kdnas.tasks.base import auto_class
 
 if TYPE_CHECKING:
@@ -299,22 +300,24 @@ def _fine_tuned(
     from hf_kdnas.distill.training import train
 
     state = PartialState()
-    if not folder.is_dir():
-        checkpoints = folder.with_name(f"{folder.name}.checkpoints")
-        train(
-            teacher,
-            section,
-            {"task": {}},
-            task.train,
-            checkpoints,
-            seed=seed,
-            narrator=narrator,
-            what="fine-tuning",
-        )
+    with one_at_a_time(folder) if state.is_main_process else nullcontext():
         if state.is_main_process:
-            with atomic_folder(folder) as unfinished:
-                teacher.save_pretrained(unfinished)
-    state.wait_for_everyone()
+            recover_folder(folder)
+        if not from_first(folder.is_dir(), state):
+            train(
+                teacher,
+                section,
+                {"task": {}},
+                task.train,
+                folder.with_name(f"{folder.name}.checkpoints"),
+                seed=seed,
+                narrator=narrator,
+                what="fine-tuning",
+            )
+            if state.is_main_process:
+                with atomic_folder(folder) as unfinished:
+                    teacher.save_pretrained(unfinished)
+        state.wait_for_everyone()
     loaded: PreTrainedModel = type(teacher).from_pretrained(
         folder, use_safetensors=True, attn_implementation=teacher.config._attn_implementation
     )

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from hf_kdnas.latency.export import export_model
 from hf_kdnas.latency.measure import LatencyReport, measure
 from hf_kdnas.latency.quantise import quantise
-from hf_kdnas.run import RunFolder, atomic_folder, read_json, write_json
+from hf_kdnas.run import RunFolder, atomic_folder, read_json, recover_folder, write_json
 from hf_kdnas.tasks import evaluate_model, predict_onnx
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def finish_winner(
 
     The teacher's ONNX file stays in `teacher/`, so that anyone can measure again.
     """
-    export_model(teacher.cpu(), folder / "teacher", exporter=plan.exporter)
-    difference = _export_student(plan, folder, distillation, winner)
+    difference = _export(plan, folder, distillation, teacher, winner)
     onnx = folder / "student" / "onnx"
     reference = folder / "teacher" / "onnx" / "model.onnx"
     fp32 = _measured(folder, "fp32", onnx / "model.onnx", reference, plan.target)
@@ -66,6 +65,8 @@ def finish_winner(
             onnx / "model_int8.onnx",
             plan.task.reporting,
             pad_token_id=plan.task.pad_token_id,
+            threads=plan.target.threads,
+            provider=plan.target.provider,
             reduce=plan.task.reduced,
         )
         int8_quality = plan.task.score(logits, plan.task.reporting)
@@ -79,17 +80,26 @@ def finish_winner(
     )
 
 
-def _export_student(plan: Plan, folder: RunFolder, distillation: FullDistillation, winner: Student) -> float:
-    """Write the student's folder whole or not at all; the largest difference of its ONNX logits."""
+def _export(
+    plan: Plan, folder: RunFolder, distillation: FullDistillation, teacher: PreTrainedModel, winner: Student
+) -> float:
+    """Write the teacher's graph, and the student's folder whole or not at all, unless they are there.
+
+    Returns:
+        The largest difference of the student's ONNX logits.
+    """
     source = distillation.path(winner.architecture)
     target = folder / "student"
+    recover_folder(target)
     note: dict[str, Any] | None = read_json(folder / "export.json")
     made_of = {"student": source.name, "exporter": plan.exporter.name, "int8": plan.recipe.export.int8}
-    if note is not None and target.is_dir() and made_of.items() <= note.items():
+    there = target.is_dir() and (folder / "teacher" / "onnx" / "model.onnx").is_file()
+    if note is not None and there and made_of.items() <= note.items():
         return float(note["difference"])
     # What was found of another student; a card or report of it would stand beside this one's weights.
-    for stale in (*folder.path.glob("latency_*.json"), folder / "results.json"):
+    for stale in (*folder.path.glob("latency_*.json"), folder / "results.json", folder / "export.json"):
         stale.unlink(missing_ok=True)
+    export_model(teacher.cpu(), folder / "teacher", exporter=plan.exporter)
     with atomic_folder(target) as unfinished:
         for file in source.iterdir():
             if file.name != "score.json":

@@ -147,7 +147,7 @@ def latency(
     """Measure a model folder on ONNX Runtime, and tell the result.
 
     Args:
-        model: Folder or Hub id of a model with a head; its ONNX file is used if it has one.
+        model: Folder or Hub id of a model, with or without a head; its ONNX file is used if it has one.
         reference: Another one, timed in turn with it.
         section: Where and how to measure.
         revision: Of a model on the Hub.

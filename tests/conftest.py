@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Read when the libraries are imported: whatever the user has exported, tests see neither a network nor what
+# is cached at home, and their servers on the loopback are behind no proxy.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="kdnas-hf-home-")
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 WORDS = (
     "the a film movie plot acting actor scene story is was not very quite so too good great fine superb "
@@ -82,11 +97,82 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_compiling_afterwards() -> Iterator[None]:
-    """TrainingArguments with `torch_compile` leaves that wish in the environment, for every later Trainer."""
+def _nothing_left_for_accelerate() -> Iterator[None]:
+    """TrainingArguments leave precision (4.57) and `torch_compile` in the environment, for later Trainers."""
+    _forget_wishes()
     yield
-    for name in [name for name in os.environ if name.startswith("ACCELERATE_DYNAMO_")]:
+    _forget_wishes()
+
+
+def _forget_wishes() -> None:
+    names = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_")
+    for name in [name for name in os.environ if name.startswith(names)]:
         del os.environ[name]
+
+
+@pytest.fixture
+def steady_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latency of a shape goes by its FLOPs: what a search finds is not a matter of the machine's load."""
+    from hf_kdnas.architecture import Architecture
+    from hf_kdnas.latency.measure import LatencyReport
+    from hf_kdnas.search.latencies import ShapeLatencies
+
+    def told(self: ShapeLatencies, shape: Architecture) -> LatencyReport:
+        length = self.target.sequence_length
+        own, whole = (each.flops(length) / 1e6 for each in (shape, Architecture.from_config(self.config)))
+        self.used[shape] = LatencyReport(
+            median_ms=own,
+            iqr_ms=0.0,
+            interval_ms=(own, own),
+            ratio=own / whole,
+            ratio_interval=(own / whole, own / whole),
+            reference_median_ms=whole,
+            rounds=self.target.rounds,
+            target=vars(self.target),
+            device="made up",
+            onnxruntime="0",
+        )
+        return self.used[shape]
+
+    monkeypatch.setattr(ShapeLatencies, "__call__", told)
+
+
+_BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_kdnas":
+            raise ImportError("hf_kdnas is not here")
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+@pytest.fixture
+def stranger() -> Callable[..., str]:
+    """Run code where hf_kdnas can't be imported, and return what it prints; it has to succeed."""
+
+    def run(
+        code: str,
+        *arguments: str,
+        stdin: str = "",
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", f'{_BLOCKED}{code}\nassert "hf_kdnas" not in sys.modules', *arguments],
+            input=stdin,
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture

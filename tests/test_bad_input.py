@@ -421,6 +421,7 @@ def test_a_teacher_cut_off_in_its_download(tiny_project: Path, capsys: pytest.Ca
     [
         ("name: tiny\nname: tinier\n", "the key name stands there twice"),
         ("data: [", "must be YAML"),
+        ("output_dir: {{ name }}", "must be YAML"),
     ],
 )
 def test_a_recipe_file_that_cannot_be_read(

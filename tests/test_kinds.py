@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,16 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from hf_kdnas import cli
+from hf_kdnas.distill.loop import train_alone
 from hf_kdnas.run import read_json
+from hf_kdnas.search import mini_kd
+from hf_kdnas.stages import Stages
 from hf_kdnas.tasks.masking import Masking
 
 GOOD, BAD = ("good", "great", "fine", "superb"), ("bad", "poor", "dull", "awful")
 OTHER = ("the", "film", "movie", "plot", "acting", "story", "was", "and", "with", "very")
+
+pytestmark = pytest.mark.usefixtures("steady_latency")
 
 
 def _search(project: Path, rows: list[dict[str, Any]], *settings: str) -> dict[str, Any]:
@@ -39,14 +41,8 @@ def _run(project: Path, *settings: str) -> dict[str, Any]:
 
 
 STRANGER = """
-import json, sys
+import json
 
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_kdnas":
-            raise ImportError("hf_kdnas is not here")
-
-sys.meta_path.insert(0, Blocked())
 folder, head, task, texts = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 
 import numpy as np
@@ -68,31 +64,29 @@ given = dict(zip(("question", "context"), texts)) if task == "question-answering
 # Transformers 5 has no pipeline for question answering.
 answer = transformers.pipeline(task, model=folder)(**given) if task in SUPPORTED_TASKS else None
 exec(sys.stdin.read())  # what the card says
-assert "hf_kdnas" not in sys.modules
 print(json.dumps(answer, default=float))
 """
 
 
-def _stranger(student: Path, head: str, task: str, texts: list[str]) -> Any:
+@pytest.fixture
+def answer(tiny_project: Path, stranger: Callable[..., str]) -> Callable[..., Any]:
     """A stock pipeline's answer, where there is one, in a process without hf_kdnas.
 
     There ONNX gives the same logits, and what the card says runs.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(student), head, task, json.dumps(texts)],
-        cwd=student.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        input=(student / "README.md")
-        .read_text()
-        .split("```python")[1]
-        .split("```")[0]
-        .replace('"tiny"', repr(str(student))),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    student = tiny_project / "run" / "student"
+
+    def ask(head: str, task: str, texts: list[str]) -> Any:
+        said = (student / "README.md").read_text().split("```python")[1].split("```")[0]
+        shown = stranger(
+            STRANGER,
+            *(str(student), head, task, json.dumps(texts)),
+            stdin=said.replace('"tiny"', repr(str(student))),
+            cwd=student.parent,
+        )
+        return json.loads(shown.splitlines()[-1])
+
+    return ask
 
 
 def _texts(count: int) -> Iterator[list[str]]:
@@ -119,7 +113,7 @@ def _check(project: Path, results: dict[str, Any], kind: str, task: str, head: s
     return card
 
 
-def test_multi_label_classification(tiny_project: Path) -> None:
+def test_multi_label_classification(tiny_project: Path, answer: Callable[..., Any]) -> None:
     rows = [
         {
             "text": " ".join(words),
@@ -134,18 +128,13 @@ def test_multi_label_classification(tiny_project: Path) -> None:
         tiny_project, results, "multi label classification", "text-classification", "SequenceClassification"
     )
     assert "top_k=None" in card.text
-    _stranger(
-        tiny_project / "run" / "student",
-        "AutoModelForSequenceClassification",
-        "text-classification",
-        ["the film was so superb"],
-    )
+    answer("AutoModelForSequenceClassification", "text-classification", ["the film was so superb"])
     config = AutoConfig.from_pretrained(tiny_project / "run" / "student")
     assert config.problem_type == "multi_label_classification"
     assert set(config.label2id) == {"praise", "blame"}
 
 
-def test_regression(tiny_project: Path) -> None:
+def test_regression(tiny_project: Path, answer: Callable[..., Any]) -> None:
     scores = {**dict.fromkeys(GOOD, 1.0), **dict.fromkeys(BAD, -1.0)}
     rows = [
         {"text": " ".join(words), "label": sum(scores.get(word, 0.0) for word in words)}
@@ -156,15 +145,12 @@ def test_regression(tiny_project: Path) -> None:
     assert results["student"]["metrics"].keys() == {"pearson", "spearman"}
     card = _check(tiny_project, results, "regression", "text-classification", "SequenceClassification")
     assert 'function_to_apply="none"' in card.text
-    student = tiny_project / "run" / "student"
-    _stranger(
-        student, "AutoModelForSequenceClassification", "text-classification", ["the film was so superb"]
-    )
-    config = AutoConfig.from_pretrained(student)
+    answer("AutoModelForSequenceClassification", "text-classification", ["the film was so superb"])
+    config = AutoConfig.from_pretrained(tiny_project / "run" / "student")
     assert (config.problem_type, config.num_labels) == ("regression", 1)
 
 
-def test_token_classification(tiny_project: Path) -> None:
+def test_token_classification(tiny_project: Path, answer: Callable[..., Any]) -> None:
     tags = {word: tag for part, tag in ((GOOD, "B-PRO"), (BAD, "B-CON")) for word in part}
     rows = [{"tokens": words, "ner_tags": [tags.get(word, "O") for word in words]} for words in _texts(200)]
     results = _search(tiny_project, rows, "--data.task", "token-classification", "--data.text", "[]")
@@ -172,13 +158,11 @@ def test_token_classification(tiny_project: Path) -> None:
     card = _check(tiny_project, results, task, task, "TokenClassification")
     assert results["task"]["labels"] == ["B-CON", "B-PRO", "O"]
     assert 'pipeline("token-classification"' in card.text
-    found = _stranger(
-        tiny_project / "run" / "student", "AutoModelForTokenClassification", task, ["the film was so superb"]
-    )
+    found = answer("AutoModelForTokenClassification", task, ["the film was so superb"])
     assert {each["entity"] for each in found} <= set(results["task"]["labels"])
 
 
-def test_question_answering(tiny_project: Path) -> None:
+def test_question_answering(tiny_project: Path, answer: Callable[..., Any]) -> None:
     rows = []
     for words in _texts(200):
         word = next((word for word in words if word in GOOD + BAD), words[0])
@@ -192,7 +176,7 @@ def test_question_answering(tiny_project: Path) -> None:
     assert results["task"]["rows"]["train"] == 128
     assert "AutoModelForQuestionAnswering" in card.text
     texts = ["was it good", "the film was so superb"]
-    found = _stranger(tiny_project / "run" / "student", "AutoModelForQuestionAnswering", task, texts)
+    found = answer("AutoModelForQuestionAnswering", task, texts)
     assert found is None or found["answer"] in texts[1]
 
 
@@ -222,17 +206,17 @@ def _lines(project: Path) -> list[str]:
 UNLABELLED = ("--teacher.fine_tune", "null")
 
 
-def test_fill_mask(tiny_project: Path) -> None:
-    _train_to_fill(tiny_project / "base", _lines(tiny_project))
+def _to_fill(project: Path) -> tuple[str, ...]:
+    """Settings for filling in words, of which the teacher finds some."""
+    _train_to_fill(project / "base", _lines(project))
+    data = ("--data.path", str(project / "lines.txt"), "--data.task", "fill-mask")
+    return (*UNLABELLED, *data, "--data.mlm_probability", "0.3")
+
+
+def test_fill_mask(tiny_project: Path, answer: Callable[..., Any]) -> None:
     results = _run(
         tiny_project,
-        *UNLABELLED,
-        "--data.path",
-        str(tiny_project / "lines.txt"),
-        "--data.task",
-        "fill-mask",
-        "--data.mlm_probability",
-        "0.3",
+        *_to_fill(tiny_project),
         "--distillation.objectives",
         "{mlm: {}, hidden: {}, task: {}}",
         "--distillation.training.epochs",
@@ -245,12 +229,45 @@ def test_fill_mask(tiny_project: Path) -> None:
     card = _check(tiny_project, results, "fill-mask", "fill-mask", "MaskedLM")
     assert results["teacher"]["quality"] > 0.5
     assert "fill.tokenizer.mask_token" in card.text
-    student = tiny_project / "run" / "student"
-    found = _stranger(student, "AutoModelForMaskedLM", "fill-mask", ["the film [MASK] plot"])
+    found = answer("AutoModelForMaskedLM", "fill-mask", ["the film [MASK] plot"])
     assert found[0]["token_str"]
 
 
-def test_sentence_similarity(tiny_project: Path) -> None:
+def test_candidates_may_be_rewarded_for_their_hidden_states(
+    tiny_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their losses choose the finalists, and the metric alone whatever comes later."""
+    lost, scored = [], []
+    score = Stages.score
+
+    def noting_losses(*arguments: Any, **options: Any) -> dict[str, float]:
+        losses = train_alone(*arguments, **options)
+        lost.append(losses["hidden"])
+        return losses
+
+    def noting_scores(stages: Stages, model: Any) -> float:
+        scored.append(score(stages, model))
+        return scored[-1]
+
+    monkeypatch.setattr(mini_kd, "train_alone", noting_losses)
+    monkeypatch.setattr(Stages, "score", noting_scores)
+    results = _run(
+        tiny_project,
+        *_to_fill(tiny_project),
+        *("--distillation.objectives", "{mlm: {}, hidden: {}}"),
+        *("--search.quality", "hidden_states", "--search.alpha", "-1"),
+        *("--search.constraints.retained", "2"),  # of the metric, which candidates don't have
+        *("--search.candidates", "3", "--search.finalists", "2", "--search.baselines", "[]"),
+    )
+    assert [each["quality"] for each in results["candidates"]] == [1 - loss for loss in lost]
+    assert [each["selection_quality"] for each in results["finalists"]] == scored[1:]  # behind the teacher's
+    best = sorted(results["candidates"], key=lambda each: -each["reward"])
+    names = [each["architecture"] for each in best[:2]]
+    assert [each["architecture"] for each in results["finalists"]] == names
+    assert [each["proxy_quality"] for each in results["finalists"]] == [each["quality"] for each in best[:2]]
+
+
+def test_sentence_similarity(tiny_project: Path, answer: Callable[..., Any]) -> None:
     pytest.importorskip("sentence_transformers")  # what the card says
     _lines(tiny_project)
     results = _run(
@@ -266,5 +283,4 @@ def test_sentence_similarity(tiny_project: Path) -> None:
     assert results["teacher"]["quality"] == pytest.approx(1.0)
     card = _check(tiny_project, results, "sentence-similarity", "sentence-similarity", "")
     assert card.data.library_name == "sentence-transformers"
-    student = tiny_project / "run" / "student"
-    _stranger(student, "AutoModel", "sentence-similarity", ["the film was good"])
+    answer("AutoModel", "sentence-similarity", ["the film was good"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 import io
@@ -71,6 +72,49 @@ def test_public_names_are_there_and_documented(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing_like_it"):
         hf_kdnas.nothing_like_it  # noqa: B018
+
+
+# What each folder may import of the others: those below it, of those beside it only what is named.
+_FIRST = {"families", "metrics", "tasks"}
+_SECOND = _FIRST | {"distill", "latency"}
+_THIRD = _SECOND | {"search", "superlm", "homotopic", "evaluation"}
+BELOW = {
+    "families": set(),
+    "metrics": set(),
+    "tasks": {"families", "metrics"},
+    "distill": _FIRST,
+    "latency": _FIRST,
+    "search": _SECOND,
+    "superlm": _SECOND,
+    "homotopic": _SECOND,
+    "evaluation": _SECOND,
+    "report": _THIRD,
+    "hub": _THIRD | {"report"},
+}
+
+
+def _imported(file: Path) -> set[str]:
+    """First parts of the names of ours that a file imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("hf_kdnas.")}
+
+
+@pytest.mark.parametrize("folder", sorted(BELOW))
+def test_imports_point_downwards(folder: str) -> None:
+    for file in (Path(hf_kdnas.__file__).parent / folder).rglob("*.py"):
+        found = _imported(file)
+        assert found & BELOW.keys() <= BELOW[folder] | {folder}, file
+        assert not [name for name in found if name.endswith("workflows") or name.startswith("cli")], file
+
+
+def test_every_folder_has_its_place() -> None:
+    assert {path.parent.name for path in Path(hf_kdnas.__file__).parent.glob("*/__init__.py")} == set(BELOW)
 
 
 def test_subpackages_are_not_hidden_by_functions() -> None:

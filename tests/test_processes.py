@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 import hf_kdnas
 
 RANK = """
+import torch
 from pathlib import Path
 from torch import distributed
 from hf_kdnas.processes import from_first, join_processes, leave_processes
@@ -21,6 +22,7 @@ def work():
     processes = join_processes()
     print(from_first(processes.process_index, processes))
     print(gloo())
+    print(distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout.days)
     # As a Trainer and its callbacks do.
     holder = [distributed.group.WORLD]
     holder.append(holder)
@@ -56,20 +58,20 @@ finally:
 """
 
 
-def start(code: str) -> list[subprocess.Popen[str]]:
-    """Two ranks that run some code."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def launch(code: str) -> list[subprocess.CompletedProcess[str]]:
+    """Run some code on two ranks, that meet where a launcher lets them: at a store which is there already."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(hf_kdnas.__file__).parents[1]),
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
     }
-    return [
+    ranks = [
         subprocess.Popen(
             [sys.executable, "-c", code],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -79,21 +81,29 @@ def start(code: str) -> list[subprocess.Popen[str]]:
         )
         for rank in range(2)
     ]
+    try:
+        outputs = [rank.communicate(timeout=120) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    return [
+        subprocess.CompletedProcess(rank.args, rank.returncode, *output)
+        for rank, output in zip(ranks, outputs, strict=True)
+    ]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux alone")
-def test_no_thread_of_the_group_outlives_the_work() -> None:
+def test_ranks_wait_for_a_day_and_no_thread_of_the_group_outlives_the_work() -> None:
     """One that does aborts its process if it is still busy when Python shuts down."""
-    ranks = start(RANK)
-    printed = [rank.communicate(timeout=120)[0].split() for rank in ranks]
-    assert printed == [["0", "True", "False"]] * 2
+    ranks = launch(RANK)
+    assert [rank.stdout.split() for rank in ranks] == [["0", "True", "1", "False"]] * 2
     assert [rank.returncode for rank in ranks] == [0, 0]
 
 
 def test_what_the_first_rank_is_refused_ends_all_of_them() -> None:
-    ranks = start(REFUSED)
-    outputs = [rank.communicate(timeout=120) for rank in ranks]
-    assert [out for out, _ in outputs] == ["found\n", "found\n"]
+    ranks = launch(REFUSED)
+    assert [rank.stdout for rank in ranks] == ["found\n", "found\n"]
     assert [rank.returncode for rank in ranks] == [1, 2]
-    assert "here: got True; must be false" in outputs[0][1]
-    assert "Traceback" not in outputs[0][1] + outputs[1][1]
+    assert "here: got True; must be false" in ranks[0].stderr
+    assert "Traceback" not in ranks[0].stderr + ranks[1].stderr

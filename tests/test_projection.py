@@ -7,6 +7,8 @@ import torch
 
 from hf_kdnas import projection
 from hf_kdnas.architecture import Architecture
+from hf_kdnas.errors import InvalidInput
+from hf_kdnas.exact import as_exact
 from hf_kdnas.importance import sensitivity
 from hf_kdnas.projection import project_student, residual_stream
 from hf_kdnas.slicing import reorder_by_importance, slice_student
@@ -59,6 +61,13 @@ def test_padding_stays_out_of_the_stream(teacher, batch) -> None:
     assert {len(states) for states in stream.after.values()} == {tokens}
 
 
+def test_a_damaged_teacher_is_refused(teacher, batch) -> None:
+    with torch.no_grad():
+        teacher.bert.encoder.layer[1].output.dense.bias[0] = torch.nan
+    with pytest.raises(InvalidInput, match=r"teacher\.model.*hidden states that are not finite"):
+        residual_stream(teacher, batch)
+
+
 @pytest.mark.parametrize("shape", [Architecture(3, 16, 4, 32), Architecture(2, 24, 4, 64)], ids=str)
 def test_least_squares_come_nearer_than_projection_alone(teacher, batch, shape, monkeypatch) -> None:
     stream = residual_stream(teacher, batch)
@@ -81,7 +90,7 @@ def test_projection_comes_nearer_than_slicing(teacher, batch) -> None:
 
 def test_smaller_heads_keep_the_best_low_rank_attention(teacher, batch) -> None:
     """Teacher heads of rank 4 lose nothing when they are cut from 8 units to 4."""
-    low = copy.deepcopy(teacher)
+    low = as_exact(teacher)
     with torch.no_grad():
         for layer in low.bert.encoder.layer:
             attention = layer.attention
@@ -90,16 +99,14 @@ def test_smaller_heads_keep_the_best_low_rank_attention(teacher, batch) -> None:
                 linear.weight.view(4, 8, 32).copy_(0.1 * mix[..., :32])
                 linear.bias.view(4, 8).copy_(0.1 * mix[..., 32])
     stream = residual_stream(low, batch)
-    # The same width but half the head size does not exist as a stock shape: compare a map alone.
-    root, inverse = projection._energy_root(projection._with_one(stream.after[0, "embeddings"]).double())
-    query, key = (
-        projection._augmented(
-            projection.get_family("bert"), low, f"encoder.layer.0.attention.self.{which}", torch.eye(32)
-        )[:8]
-        for which in ("query", "key")
+    whole, small, smaller = (
+        _error(
+            project_student(low, Architecture(3, 32, 4, 64, head_size=size), stream), low, batch, stream, 32
+        )
+        for size in (None, 4, 2)
     )
-    left, right = projection._low_rank(root @ query.T, key @ root, 4)
-    assert torch.allclose(inverse @ left @ right @ inverse, query.T @ key, atol=1e-6)
+    assert small == pytest.approx(whole, rel=0.01)
+    assert smaller > 1.2 * whole
 
 
 def test_making_a_student_leaves_the_teacher_alone(teacher, batch) -> None:

@@ -23,6 +23,7 @@ from hf_kdnas.recipe import (
     recipe_to_yaml,
 )
 from hf_kdnas.recipe_checks import check_section
+from hf_kdnas.recipe_superlm import SuperLMTrainingSection
 
 SMALL = """\
 name: small
@@ -55,6 +56,17 @@ def test_a_file_keeps_the_defaults_of_what_it_leaves_out(small: str) -> None:
     # The proxy's own default, not that of any training section.
     assert recipe.search.proxy == dataclasses.replace(SearchSection().proxy, learning_rate=3e-4)
     assert recipe.search.episodes == 15
+
+
+def test_defaults_are_those_of_the_papers() -> None:
+    """KD-NAS, arXiv 2303.09639, and AutoDistil, arXiv 2201.12507."""
+    search, superlm = SearchSection(), SuperLMTrainingSection()
+    assert (search.alpha, search.beta) == (-0.06, 0.6)
+    assert (search.epsilon, search.epsilon_step, search.epsilon_floor) == (1.0, 0.05, 0.05)
+    assert (search.episodes, search.candidates) == (15, 20)
+    assert (search.proxy_fraction, search.proxy.epochs) == (0.3, 4.0)
+    assert (superlm.learning_rate, superlm.weight_decay, superlm.max_grad_norm) == (4e-5, 0.01, 1.0)
+    assert superlm.random_subnets == 2
 
 
 def test_a_files_objectives_replace_the_default_ones(small: str) -> None:

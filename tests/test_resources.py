@@ -56,6 +56,14 @@ def test_a_file_that_a_package_lacks_is_named(package: Path) -> None:
         resources.resolve_path("package:kdnas_some_model/data/x")
 
 
+def test_a_folder_does_not_hide_the_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quickstart").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resources.recipe_file("quickstart") == resources.packaged_recipe("quickstart")
+
+
 def test_other_paths_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert resources.resolve_path("org/model") == "org/model"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_kdnas.errors import InvalidInput
-from hf_kdnas.run import RunFolder, atomic_folder, read_json, recover_folder, write_json
+from hf_kdnas.run import RunFolder, atomic_folder, read_json, recover_folder, write_json, write_text
 
 
 def test_the_same_recipe_goes_on(tmp_path: Path) -> None:
@@ -79,6 +79,20 @@ def test_a_kill_while_a_folder_is_replaced_loses_nothing(tmp_path: Path) -> None
         (unfinished / written).write_text("newer")
     assert (target / written).read_text() == "newer"
     assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_text(tmp_path / "notes.json", "old")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(tmp_path / "notes.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]
+    assert (tmp_path / "notes.json").read_text(encoding="utf-8") == "old"
 
 
 def test_a_kill_leaves_no_half_file(tmp_path: Path) -> None:

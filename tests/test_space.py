@@ -80,8 +80,27 @@ def test_neighbours_are_members_one_step_away() -> None:
         for neighbour in SMALL.neighbours(member):
             differing = [name for name in DIMENSIONS if getattr(member, name) != getattr(neighbour, name)]
             assert len(differing) == 1
+            allowed = SMALL.dimensions[differing[0]]
+            here, there = (allowed.index(getattr(each, differing[0])) for each in (member, neighbour))
+            assert abs(here - there) == 1
             assert neighbour in SMALL
     assert Architecture(2, 24, 3, 32) in SMALL.neighbours(Architecture(2, 24, 2, 32))
+
+
+def test_ratios_of_widths_that_are_rounded() -> None:
+    space = SearchSpace(
+        {
+            "num_hidden_layers": [2],
+            "hidden_size": [105],
+            "num_attention_heads": [3],
+            "intermediate_size": [2.5, 3.0],
+            "hidden_act": ["gelu"],
+        },
+        ratio=True,
+    )
+    narrow, wide = space
+    assert space.values_of(narrow)["intermediate_size"] == 2.5
+    assert space.neighbours(narrow) == [wide]
 
 
 def test_iteration_is_sorted_and_without_repeats() -> None:

@@ -115,6 +115,9 @@ def test_where_keeps_rows(tmp_path: Path) -> None:
     assert sum(len(table["text"]) for table in (splits.train, splits.selection, splits.reporting)) == 160
     with pytest.raises(InvalidInput, match="kind has 'plot', 'review'"):
         load_splits(DataSection(path=file, where={"kind": ["reviews"]}))
+    lists = write(tmp_path, "lists.jsonl", [{**row, "kinds": ["plot"]} for row in ROWS])
+    with pytest.raises(InvalidInput, match=r"kinds has \['plot'\]"):
+        load_splits(DataSection(path=lists, where={"kinds": ["plot"]}))
 
 
 def test_a_split_of_its_own_is_left_whole(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.plan import plan_search
 from hf_kdnas.run import read_json
+from hf_kdnas.search.reward import reward
 from hf_kdnas.stages import Stages
+
+# Of a search, what tests can do without that are not about it.
+SHORT = ("--search.episodes", "1", "--search.baselines", "[]", "--export.int8", "false")
 
 
 def _search(project: Path, *more: str) -> int:
@@ -30,7 +35,19 @@ def finished(tiny_project: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return tiny_project / "run"
 
 
-def test_a_search_leaves_everything_that_was_promised(finished: Path) -> None:
+@pytest.fixture
+def again(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command that made the tiny run, in a copy of it and of its cache."""
+    cache = shutil.copytree(tiny_run.parent / "kdnas-cache", tmp_path / "cache")
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    monkeypatch.setenv("KDNAS_CACHE", str(cache))
+    arguments = ["--config", str(tiny_run.parent / "recipe.yaml"), "--student", "2L-16H-32F-2A-gelu"]
+    return ["distill", *arguments, "--output_dir", str(run)]
+
+
+def test_a_search_leaves_everything_that_was_promised(tiny_project: Path) -> None:
+    assert _search(tiny_project, "--search.beta", "0.3") == 0
+    finished = tiny_project / "run"
     for name in (
         "student/config.json",
         "student/model.safetensors",
@@ -53,8 +70,26 @@ def test_a_search_leaves_everything_that_was_promised(finished: Path) -> None:
     assert len(results["candidates"]) == 6
     assert len({each["architecture"] for each in results["candidates"]}) == 6
     assert [each["name"] for each in results["baselines"]] == ["every-second-layer"]
-    assert sum(each["winner"] for each in results["finalists"]) == 1
+    _check_latencies(results, beta=0.3)
     assert {"teacher", "signals", "search", "finalists", "export"} <= results["seconds"].keys()
+
+
+def _check_latencies(results: dict[str, Any], beta: float) -> None:
+    """That latencies, and what follows from them, are those that were measured."""
+    latency = results["student"]["latency"]
+    assert results["speedup"] == 1 / latency["ratio"]
+    assert results["student"]["latency_ms"] == latency["median_ms"]
+    assert results["teacher"]["latency_ms"] == latency["reference_median_ms"]
+    reports = results["latency_reports"]
+    for each in results["candidates"]:
+        assert each["ratio"] == reports[each["architecture"]]["ratio"]
+        assert each["reward"] == pytest.approx(reward(each["quality"], each["ratio"], -0.06, beta))
+    for each in (*results["finalists"], *results["baselines"]):
+        assert each["ratio"] == reports[each["architecture"]]["ratio"]
+        assert each["reward"] == pytest.approx(reward(each["selection_quality"], each["ratio"], -0.06, beta))
+        assert each["speedup"] == 1 / each["ratio"]
+    best = max(results["finalists"], key=lambda each: each["reward"])
+    assert [each for each in results["finalists"] if each["winner"]] == [best]
 
 
 def test_the_same_command_does_nothing_twice(finished: Path, tiny_project: Path) -> None:
@@ -67,6 +102,7 @@ def test_the_same_command_does_nothing_twice(finished: Path, tiny_project: Path)
     assert again["latency"] == winner["latency"]
 
 
+@pytest.mark.usefixtures("steady_latency")
 def test_a_changed_recipe_goes_on_with_what_is_still_true(finished: Path, tiny_project: Path) -> None:
     before = read_json(finished / "results.json")
     assert _search(tiny_project, "--search.episodes", "3") == 2
@@ -82,6 +118,33 @@ def test_a_changed_recipe_goes_on_with_what_is_still_true(finished: Path, tiny_p
     assert again["candidates"] == after["candidates"]
     made = set((finished / "students").iterdir()) - students
     assert len(made) == len(again["finalists"]) + len(again["baselines"])
+
+
+@pytest.mark.usefixtures("steady_latency")
+def test_what_the_report_is_about_chooses_nothing(tiny_project: Path) -> None:
+    head, *lines = (tiny_project / "reviews.csv").read_text(encoding="utf-8").splitlines()
+    files, swapped = tiny_project / "files", {"rotten": "fresh", "fresh": "rotten"}
+    files.mkdir()
+    (files / "train.csv").write_text("\n".join([head, *lines[60:]]), encoding="utf-8")
+    turned = [f"{text},{swapped[label]}" for text, _, label in (line.rpartition(",") for line in lines[:60])]
+    data = ("--data.path", str(files), "--data.reporting_split", "validation")
+    found = []
+    for name, reported in (("right", lines[:60]), ("wrong", turned)):
+        (files / "validation.csv").write_text("\n".join([head, *reported]), encoding="utf-8")
+        assert _search(tiny_project, *SHORT, *data, "--output_dir", str(tiny_project / name)) == 0
+        found.append(read_json(tiny_project / name / "results.json"))
+    right, wrong = found
+    tried, chosen = ("architecture", "quality", "reward", "state"), ("architecture", "selection_quality")
+    for results in found:
+        results["candidates"] = [[each[name] for name in tried] for each in results["candidates"]]
+        results["finalists"] = [[each[name] for name in chosen] for each in results["finalists"]]
+    for name in ("candidates", "finalists"):
+        assert right[name] == wrong[name]
+    for name in chosen:
+        assert right["student"][name] == wrong["student"][name]
+    for role in ("teacher", "student"):
+        assert right[role]["quality"] == pytest.approx(1 - wrong[role]["quality"])
+        assert right[role]["quality"] != wrong[role]["quality"]
 
 
 def test_another_metric_scores_everything_anew(tiny_project: Path) -> None:
@@ -126,6 +189,79 @@ def test_a_random_search_of_the_same_budget_stands_beside_the_winner(tiny_projec
     assert len(trials) == len(results["candidates"]) == 6
 
 
+@pytest.mark.usefixtures("steady_latency")
+def test_what_is_too_slow_is_measured_but_not_trained(
+    tiny_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are asked for in its place."""
+    monkeypatch.setattr("hf_kdnas.search.latencies.TOLERANCE", 1e9)  # nothing is left out unmeasured
+    two = ("--search.episodes", "2", "--search.constraints.speedup", "2")
+    assert _search(tiny_project, *SHORT, *two) == 0
+    results = read_json(tiny_project / "run" / "results.json")
+    pruned = [each for each in results["candidates"] if each["state"] == "pruned"]
+    assert pruned
+    for each in pruned:
+        assert (each["reason"], each["quality"], each["reward"]) == ("latency", None, None)
+        assert each["ratio"] > 0.5
+    complete = [each for each in results["candidates"] if each["state"] == "complete"]
+    assert len(complete) == 6
+    assert all(each["ratio"] <= 0.5 for each in complete)
+    trained = {path.stem for path in (tiny_project / "run").glob("search/*/candidates/*.json")}
+    assert trained == {each["architecture"] for each in complete}
+    assert all(each["speedup"] >= 2 for each in results["finalists"])
+
+
+@pytest.mark.usefixtures("steady_latency")
+def test_searches_in_one_storage_share_what_they_find(tiny_project: Path) -> None:
+    storage = ("--search.storage", f"sqlite:///{tiny_project / 'study.db'}")
+    few = ("--search.candidates", "2", "--search.finalists", "1")
+    trained, told = [], []
+    for name in ("one", "two"):
+        run = tiny_project / name
+        assert _search(tiny_project, *SHORT, *few, *storage, "--output_dir", str(run)) == 0
+        trained.append({path.stem for path in run.glob("search/*/candidates/*.json")})
+        told.append({each["architecture"] for each in read_json(run / "results.json")["candidates"]})
+    assert [len(each) for each in trained] == [2, 2]
+    assert trained[0].isdisjoint(trained[1])
+    assert told == [trained[0], trained[0] | trained[1]]
+
+
+@pytest.mark.parametrize("setting", ["cache false", "disk_budget_gb 1e-9"])
+def test_signals_that_are_not_kept_come_from_a_live_teacher(
+    again: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    name, value = setting.split()
+    run, signals = tmp_path / "run", tmp_path / "cache" / "signals"
+    shutil.rmtree(signals)
+    kept = read_json(run / "results.json")
+    assert cli.main([*again, f"--distillation.signals.{name}", value, "--overwrite"]) == 0
+    assert "the teacher runs beside its students" in capsys.readouterr().err
+    assert not signals.exists()
+    student = read_json(run / "results.json")["student"]
+    assert student["quality"] == pytest.approx(kept["student"]["quality"], abs=0.1)  # kept in fp16
+
+
+def test_a_card_that_crashes_loses_nothing(
+    again: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    written = [run / name for name in ("results.json", "README.md", "report.html", "student/README.md")]
+    for path in written:
+        path.unlink()
+
+    def crash(run_dir: Path) -> None:
+        raise RuntimeError("no card")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_kdnas.stages.render_card", crash)
+        with pytest.raises(RuntimeError, match="no card"):
+            cli.main(again)
+    assert [path.exists() for path in written] == [True, False, False, False]
+    assert cli.main(["report", str(run)]) == 0
+    assert all(path.stat().st_size > 0 for path in written)
+
+
+@pytest.mark.usefixtures("steady_latency")
 def test_students_learn_from_texts_that_are_made(tiny_project: Path) -> None:
     augmented = ("--distillation.augmentation.copies", "2")
     assert _search(tiny_project, *augmented) == 0

@@ -86,9 +86,9 @@ class DistillationCriterion(nn.Module):
         """Whether no objective has constants that `calibrate` has still to fix."""
         return all(objective.calibrated for objective in self._objectives.values())
 
-    def counts(self, batch: Batch) -> dict[str, int | Tensor]:
-        """Number of units of each objective in a batch, from its masks and labels alone."""
-        return {name: objective.count(batch) for name, objective in self._objectives.items()}
+    def counts(self, *batches: Batch) -> dict[str, int | Tensor]:
+        """Number of units of each objective in all of some batches, from their masks and labels alone."""
+        return {name: sum(map(objective.count, batches)) for name, objective in self._objectives.items()}
 
     def begin_as_copy(self) -> None:
         """Set what is learned to what suits a student that is its teacher's copy."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.slicing import end_layers
 
 Pair: TypeAlias = tuple[int, int]
 
@@ -108,7 +109,7 @@ def _sources(kind: str, student: int, teacher_layers: int, student_layers: int) 
     if kind == "last":
         return (last,)
     if kind == "uniform":
-        return ((2 * student * teacher_layers + student_layers) // (2 * student_layers),)
+        return (end_layers(teacher_layers, student_layers)[student - 1],)
     if kind == "uniform+last":
         return sorted({student * (teacher_layers // student_layers), last})
     first = (student - 1) * teacher_layers // student_layers

@@ -94,7 +94,7 @@ def train_alone(
         for step in range(steps):
             micro_batches = list(itertools.islice(batches, section.gradient_accumulation_steps))
             criterion.progress = step / steps
-            counts = _joined(criterion.counts(batch) for batch in micro_batches)
+            counts = criterion.counts(*micro_batches)
             for batch in micro_batches:
                 loss, terms = criterion(*read(batch), batch, counts)
                 scaler.scale(loss).backward()
@@ -160,12 +160,3 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 @torch.no_grad()
 def _without_gradient(teacher: PreTrainedModel, capture: Capture, batch: dict[str, Any]) -> dict[str, Tensor]:
     return forward_signals(teacher, capture, batch)
-
-
-def _joined(counts: Iterator[Any]) -> dict[str, Any]:
-    """Units of each objective over all micro-batches of a step."""
-    total: dict[str, Any] = {}
-    for each in counts:
-        for name, count in each.items():
-            total[name] = total.get(name, 0) + count
-    return total

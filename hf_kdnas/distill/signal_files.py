@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from hf_kdnas.errors import InvalidInput
@@ -98,14 +95,6 @@ def unfinished_folder(folder: Path) -> Path:
 def occupied(folder: Path) -> int:
     """Bytes that an unfinished folder takes on disk by now."""
     return sum(file.stat().st_size for file in folder.glob("*"))
-
-
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold the right to build a folder; other processes wait until this one is done, or dead."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        yield
 
 
 def put_in_place(unfinished: Path, folder: Path) -> None:

@@ -67,6 +67,16 @@ def token_batches(
 class Writer:
     """The arrays of a folder that is being built, perhaps begun by a process that was killed.
 
+    Args:
+        teacher: The teacher.
+        input_ids: Token ids of each text, without padding.
+        token_type_ids: Segment ids of each text, for pairs.
+        digests: Of each text, as `text_digests` makes them.
+        names: Signals to keep.
+        folder: The unfinished folder.
+        precision: How to keep all but logits, `fp16` or `fp32`.
+        key: What the signals follow from (`signals_key`): a build of another key is cleared away.
+
     Attributes:
         lengths: Tokens of each text.
         done: Texts that were written, in the order of `token_batches`.
@@ -116,8 +126,13 @@ class Writer:
         for name in self.names:
             width, dtype = signal_width(name, self.teacher.config), kept_dtype(name, self.precision)
             path = array_file(self.folder, name)
+            if not path.is_file():
+                return False
+            with path.open("r+b") as file:
+                self._write_header(file, name)
+                begin = file.tell()
             size = units(name, lengths, self.token_logits) * width * dtype.itemsize
-            if not path.is_file() or path.stat().st_size < size:
+            if path.stat().st_size < begin + size:
                 return False
         return True
 
@@ -127,17 +142,24 @@ class Writer:
         done = self.lengths[kept_order(self.lengths)[: self.done]]
         path = array_file(self.folder, name)
         file = path.open("r+b" if path.exists() else "w+b")
-        np.lib.format.write_array_header_1_0(
-            file,
-            {
-                "descr": np.lib.format.dtype_to_descr(dtype),
-                "fortran_order": False,
-                "shape": (units(name, self.lengths, self.token_logits), width),
-            },
-        )
+        self._write_header(file, name)
         file.seek(units(name, done, self.token_logits) * width * dtype.itemsize, os.SEEK_CUR)
         file.truncate()
         return file
+
+    def _write_header(self, file: IO[bytes], name: str) -> None:
+        """Write what a signal's file begins with, which is as long for any texts of these."""
+        np.lib.format.write_array_header_1_0(
+            file,
+            {
+                "descr": np.lib.format.dtype_to_descr(kept_dtype(name, self.precision)),
+                "fortran_order": False,
+                "shape": (
+                    units(name, self.lengths, self.token_logits),
+                    signal_width(name, self.teacher.config),
+                ),
+            },
+        )
 
     def run(self, batch_size_tokens: int, compute: str, progress: Progress | None) -> None:
         """Write what is missing, batch by batch; the folder is whole afterwards.

@@ -25,16 +25,15 @@ from hf_kdnas.distill.signal_files import (
     kept_dtype,
     kept_order,
     occupied,
-    one_at_a_time,
     put_in_place,
     unfinished_folder,
     units,
 )
 from hf_kdnas.distill.signal_keys import signals_key, teacher_hash, text_digests
-from hf_kdnas.distill.signal_writer import Progress
-from hf_kdnas.distill.signal_writer import Writer as _Writer
+from hf_kdnas.distill.signal_writer import Progress, Writer
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import EACH_TEXT, EACH_TOKEN, outputs_of, reads_segments, reads_tokens
+from hf_kdnas.run import one_at_a_time
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -154,7 +153,7 @@ class TeacherSignals:
             if _found(folder, key, lengths, digests) is None:
                 unfinished = unfinished_folder(folder)
                 check_room(size - occupied(unfinished), folder)
-                writer = _Writer(
+                writer = Writer(
                     teacher, input_ids, token_type_ids, digests, names, unfinished, precision, key
                 )
                 writer.run(batch_size_tokens, compute, progress)

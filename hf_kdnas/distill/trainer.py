@@ -240,13 +240,11 @@ class DistillationTrainer(Trainer):
         return samples, self._counts(samples)
 
     def _counts(self, samples: list[Any]) -> dict[str, Tensor]:
-        found = [self.criterion.counts(batch) for batch in samples]
-        names = list(self.criterion.weights)
-        totals = [torch.as_tensor(sum(counts[name] for counts in found)) for name in names]
-        joined = torch.stack([total.to(self.args.device) for total in totals])
+        counts = self.criterion.counts(*samples)
+        joined = torch.stack([torch.as_tensor(count).to(self.args.device) for count in counts.values()])
         if self.accelerator.num_processes > 1:
             joined = self.accelerator.reduce(joined, reduction="sum")
-        return dict(zip(names, joined.unbind(), strict=True))
+        return dict(zip(counts, joined.unbind(), strict=True))
 
     def compute_loss(
         self,

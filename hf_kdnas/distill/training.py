@@ -154,5 +154,5 @@ class _Progress(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Move it on."""
-        losses = [each["loss"] for each in state.log_history if "loss" in each]
-        self._update(state.global_step, f"loss {losses[-1]:.4f}" if losses else "")
+        loss = next((each["loss"] for each in reversed(state.log_history) if "loss" in each), None)
+        self._update(state.global_step, "" if loss is None else f"loss {loss:.4f}")

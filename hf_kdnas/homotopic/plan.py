@@ -57,7 +57,7 @@ def plan_homotopic(recipe: Recipe) -> Plan:
 
 
 def plan_homotopic_search(recipe: Recipe) -> Plan:
-    """The same for a search whose finalists and hand-crafted shapes are narrowed from their teacher.
+    """The plan of a search whose finalists and hand-crafted shapes are narrowed from their teacher.
 
     Returns:
         A plan whose space has no members but those that are left of the teacher when parts are removed.

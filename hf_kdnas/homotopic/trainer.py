@@ -15,6 +15,7 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.distill.trainer import DistillationTrainer
 from hf_kdnas.homotopic.compaction import LEARNED, NAMES, SCORES, TEACHER_UNITS
+from hf_kdnas.recipe_homotopic import DISCREPANCY
 from hf_kdnas.run import write_json
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from hf_kdnas.homotopic.importance import RunningImportance
     from hf_kdnas.homotopic.schedule import Segment
-
-# What a look at the discrepancy is logged under, each term with its name behind it.
-DISCREPANCY = "discrepancy_"
 
 
 class HomotopicTrainer(DistillationTrainer):
@@ -75,7 +73,7 @@ class HomotopicTrainer(DistillationTrainer):
         """Each term of the loss by name, without its weight, on the held-out rows and without dropout."""
         student, totals = self._student, dict.fromkeys(self.criterion.weights, 0.0)
         batches = [self._prepare_inputs(dict(batch)) for batch in self._held_out]
-        counts = self._counts_on_this_rank(batches)
+        counts = self.criterion.counts(*batches)
         student.eval()
         for batch in batches:
             with self.accelerator.autocast():
@@ -105,10 +103,6 @@ class HomotopicTrainer(DistillationTrainer):
     def segment(self) -> Segment:
         """The steps."""
         return self._segment
-
-    def _counts_on_this_rank(self, batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        found = [self.criterion.counts(batch) for batch in batches]
-        return {name: sum(counts[name] for counts in found) for name in self.criterion.weights}
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -52,11 +52,19 @@ class OnnxRun(TimedRun):
         target: Where and how.
 
     Raises:
-        InvalidInput: If the model doesn't take text of the target's batch size and length.
+        InvalidInput: If the model doesn't take token ids, or none of the target's batch size and length.
     """
 
     def __init__(self, path: Path, target: LatencyTarget) -> None:
         self._session = target.session(path)
+        for each in self._session.get_inputs():
+            if each.type not in _DTYPES:
+                raise InvalidInput(
+                    "latency",
+                    str(path),
+                    f"takes whole numbers, and its input {each.name} is {each.type}",
+                    "Give a model that reads token ids.",
+                )
         self._inputs = {
             each.name: _input(path, each.name, target).astype(_DTYPES[each.type])
             for each in self._session.get_inputs()

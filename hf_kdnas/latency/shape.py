@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_kdnas.latency.export.base import put_graph
 from hf_kdnas.latency.measure import LatencyReport, measure
 from hf_kdnas.latency.quantise import quantise
 from hf_kdnas.latency.store import latency_key
@@ -41,7 +42,7 @@ def export_shape(model_class: type[Any], config: PretrainedConfig, exporter: Exp
             torch.manual_seed(0)
             model = model_class(config).eval()
         exporter.export(model, unfinished)
-        unfinished.replace(path)
+        put_graph(Path(scratch), path.parent)
 
 
 def measure_shape(

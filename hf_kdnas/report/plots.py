@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from hf_kdnas.pareto import pareto_front
+from hf_kdnas.recipe_homotopic import DISCREPANCY
 from hf_kdnas.report.view import Row
 
 if TYPE_CHECKING:
@@ -210,14 +211,13 @@ def reward_plot(pairs: Sequence[tuple[float, float]]) -> str:
         return _svg(figure, "reward", "Measured against predicted reward of the candidates")
 
 
-def narrowing_plot(looks: Sequence[Mapping[str, float]], prefix: str = "discrepancy_") -> str:
+def narrowing_plot(looks: Sequence[Mapping[str, float]]) -> str:
     """Discrepancies from the teacher over the steps, while the student's hidden size falls.
 
     Each term is a part of its largest value, because they are of different kinds.
 
     Args:
         looks: `step`, `hidden_size` and terms by name, in order.
-        prefix: What the names of terms begin with.
 
     Returns:
         An SVG element.
@@ -225,11 +225,11 @@ def narrowing_plot(looks: Sequence[Mapping[str, float]], prefix: str = "discrepa
     steps = [look["step"] for look in looks]
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _figure()
-        names = [name for name in looks[0] if name.startswith(prefix)]
+        names = [name for name in looks[0] if name.startswith(DISCREPANCY)]
         for colour, line, name in zip(cycle(_COLOURS), cycle(_LINES), names, strict=False):
             values = [look[name] for look in looks]
             largest = max(values) or 1.0
-            label = f"{name.removeprefix(prefix)} (1 is {largest:.3g})"
+            label = f"{name.removeprefix(DISCREPANCY)} (1 is {largest:.3g})"
             shares = [value / largest for value in values]
             axes.plot(steps, shares, color=colour, linestyle=line, linewidth=1.4, label=label)
         axes.set_ylim(0, 1.05)

@@ -192,7 +192,7 @@ def spread(values: Sequence[float]) -> str:
 
 def total_seconds(results: Mapping[str, Any]) -> float:
     """Seconds of all stages."""
-    return float(sum(bar.seconds for bar in bars(results)))
+    return float(sum(results["seconds"].values()))
 
 
 def verdict(results: Mapping[str, Any]) -> str:

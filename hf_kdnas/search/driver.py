@@ -218,7 +218,7 @@ class SearchDriver:
             trial = self._trial(study, each)
             report = self.latencies(each.architecture)
             if each.rejected:
-                tell_rejected(study, trial, "latency", report, episode)
+                self.track(tell_rejected(study, trial, "latency", report, episode))
                 continue
             quality = qualities[each.architecture]
             self.track(

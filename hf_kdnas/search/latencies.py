@@ -118,14 +118,14 @@ class ShapeLatencies:
                 f"search.constraints.{name}",
                 getattr(ceilings, name),
                 f"the fastest architecture of the space, {fastest.key}, takes {report.median_ms:.2f} ms "
-                f"here, {1 / report.ratio:.2f} times the teacher's speed",
+                f"here, {report.speedup:.2f} times the teacher's speed",
                 "Ask for less, or add smaller architectures to the space.",
             )
 
     def promising(
         self, shapes: Sequence[Architecture], ceilings: Ceilings, seed: int
     ) -> frozenset[Architecture]:
-        """The same of any shapes.
+        """Of some shapes those that may keep to the constraints, by a predictor fitted on a few of them.
 
         Raises:
             InvalidInput: If not even the cheapest shape keeps to the constraints (says what it takes).

@@ -11,7 +11,8 @@ import torch
 from accelerate import PartialState
 
 from hf_kdnas.distill.training import train
-from hf_kdnas.run import atomic_folder, read_json, write_json
+from hf_kdnas.processes import from_first
+from hf_kdnas.run import atomic_folder, read_json, recover_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -97,7 +98,9 @@ class FullDistillation:
         """Quality on the selection split, after distilling the shape if that was not done before."""
         path = self.path(architecture)
         processes = PartialState()
-        if not path.is_dir():
+        if processes.is_main_process:
+            recover_folder(path)
+        if not from_first(path.is_dir(), processes):
             self._distil(architecture, path, processes)
         processes.wait_for_everyone()
         return float(read_json(path / "score.json")["selection"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -53,30 +54,34 @@ class Trackers:
         self._run_name = run_name
         self._folder = folder
         self._trackers: list[Any] = []
+        self._started = ExitStack()
 
     def __enter__(self) -> Trackers:
-        # Some would begin a run on every process.
-        for name in self._names if PartialState().is_main_process else []:
-            kind = LOGGER_TYPE_TO_CLASS[str(name)]
-            arguments = [str(self._folder)] if kind.requires_logging_directory else []
-            tracker = kind(self._run_name, *arguments)
-            tracker.start()
-            self._trackers.append(tracker)
+        with ExitStack() as started:  # finishes those that did start, where one can't
+            # Some would begin a run on every process.
+            for name in self._names if PartialState().is_main_process else []:
+                kind = LOGGER_TYPE_TO_CLASS[str(name)]
+                arguments = [str(self._folder)] if kind.requires_logging_directory else []
+                tracker = kind(self._run_name, *arguments)
+                tracker.start()
+                started.callback(tracker.finish)
+                self._trackers.append(tracker)
+            self._started = started.pop_all()
         return self
 
     def log(self, candidate: Candidate) -> None:
-        """Log what a candidate reached."""
-        values = {
+        """Log what a candidate reached; one that was not trained has a latency alone."""
+        reached = {
             "search/quality": candidate.quality,
             "search/latency_ms": candidate.latency_ms,
             "search/reward": candidate.reward,
             "search/episode": candidate.episode,
         }
+        values = {name: value for name, value in reached.items() if value is not None}
         for tracker in self._trackers:
             tracker.log(values, step=candidate.number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for tracker in self._trackers:
-            tracker.finish()
+        self._started.close()

@@ -233,6 +233,13 @@ def _spaces(
     section: SuperLMSection, config: PretrainedConfig, model_class: type[Any]
 ) -> dict[str, SearchSpace]:
     if section.spaces:
+        if section.partitions != default_of(type(section), "partitions"):
+            raise InvalidInput(
+                "superlm.partitions",
+                section.partitions,
+                "cuts spaces from the teacher, where superlm.spaces gives none",
+                "Leave one of them out.",
+            )
         return {name: _space(name, section, config, model_class) for name in section.spaces}
     try:
         cut = partition(config, section.partitions)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,12 +189,10 @@ class SuperLMRun:
         names = sorted(kept.teacher_signals)
         key = signals_key(teacher_hash(self.teacher), windows, names, "fp16", compute=compute)
         folder = cache_dir() / "signals" / key[:16]
-        if self.processes.is_main_process:
-            TeacherSignals.build(self.teacher, windows, names, folder, compute=compute)
-        self.processes.wait_for_everyone()
+        build = partial(TeacherSignals.build, self.teacher, windows, names, folder, compute=compute)
         held_out = HeldOut(
             windows=windows,
-            signals=TeacherSignals.open(folder),
+            signals=on_first(build, self.processes),
             losses=losses,
             batch_size=self.section.training.batch_size,
             precision=precision,

@@ -217,11 +217,9 @@ class SuperLMTrainer:
 
     def _counts(self, batches: Sequence[dict[str, Tensor]], member: Architecture) -> dict[str, Tensor]:
         """Units of each objective over all micro-batches and ranks of a step: those of any member."""
-        criterion = self.losses[member]
-        found = [criterion.counts(batch) for batch in batches]
+        joined = self.losses[member].counts(*batches)
         counts = {
-            name: torch.as_tensor(sum(each[name] for each in found), device=self.processes.device)
-            for name in criterion.weights
+            name: torch.as_tensor(count, device=self.processes.device) for name, count in joined.items()
         }
         if self.processes.num_processes > 1:
             counts = {name: reduce(count, "sum") for name, count in counts.items()}

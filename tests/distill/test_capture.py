@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.capture import Capture, forward_signals, signal_width
+from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 
@@ -62,6 +64,23 @@ def test_a_forward_ends_with_its_last_signal_where_nothing_else_is_wanted(model,
         assert all(torch.equal(signals[name], whole[name]) for name in names)
     assert ran == [1, 1]
     assert "logits" in forward_signals(model, Capture(model, [*names, "logits"], only=True), batch)
+
+
+def test_attention_stays_fused_where_its_maps_are_learned(tiny_bert_config, make_model, batch, monkeypatch):
+    """Transformers computes it step by step where `output_attentions` is asked for."""
+    fused, calls = torch.nn.functional.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *arguments, **options: calls.append(1) or fused(*arguments, **options),
+    )
+    tiny_bert_config._attn_implementation = "sdpa"
+    shape = Architecture.from_config(tiny_bert_config)
+    criterion = DistillationCriterion({"attention": {}, "relations": {}, "logits": {}}, shape, shape)
+    for seed, names in enumerate((criterion.student_signals, criterion.teacher_signals)):
+        model = make_model(tiny_bert_config, seed)
+        assert names <= forward_signals(model, Capture(model, names), batch).keys()
+    assert len(calls) == 2 * shape.num_hidden_layers
 
 
 def test_signals_carry_gradients_and_hooks_are_gone_afterwards(model, batch):

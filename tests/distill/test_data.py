@@ -145,6 +145,7 @@ def test_padding_of_a_tokenizer_is_taken_off(side, form):
 
 
 def test_at_most_some_rows_are_looked_at():
+    assert spread_rows(range(1000)) == list(range(0, 1000, 16))
     for count in (1, 63, 64, 65, 100, 127, 128, 1000):
         assert min(count, 32) <= len(spread_rows(range(count))) <= 64
 

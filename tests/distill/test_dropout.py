@@ -39,8 +39,7 @@ def test_reaches_every_place_of_every_family(tiny_config, make_model, attention)
     assert model.config.to_dict() == before
 
 
-def test_dropout_of_the_trainer(tiny_bert_config, make_model, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+def test_dropout_of_the_trainer(tiny_bert_config, make_model, tmp_path):
     for dropout in (None, 0):
         model = make_model(tiny_bert_config)
         section = replace(SECTION, dropout=dropout)

@@ -78,6 +78,69 @@ def test_small_gradients_survive_half_precision(
     assert (weight != before).float().mean() > 0.9
 
 
+def test_micro_batches_give_the_gradient_of_the_joined_batch(
+    tiny_bert_config: Any, make_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before clipping and AdamW, which hide a factor."""
+    tiny_bert_config.hidden_dropout_prob = tiny_bert_config.attention_probs_dropout_prob = 0.0
+    shape = Architecture.from_config(tiny_bert_config)
+    found: list[list[torch.Tensor]] = []
+    monkeypatch.setattr(
+        torch.nn.utils,
+        "clip_grad_norm_",
+        lambda parameters, most: found.append(
+            [each.grad.clone() for each in parameters if each.grad is not None]
+        ),
+    )
+    for size, parts in ((16, 1), (2, 8)):
+        train_alone(
+            make_model(tiny_bert_config, seed=0),
+            DistillationCriterion({"logits": {}, "hidden": {}, "task": {}}, shape, shape),
+            TrainingSection(epochs=1, batch_size=size, gradient_accumulation_steps=parts, precision="fp32"),
+            ROWS,
+            DistillationCollator(0),
+            torch.device("cpu"),
+            teacher=make_model(tiny_bert_config, seed=1),
+            seed=0,
+            narrator=Narrator(speaks=False),
+            what="student",
+        )
+    whole, joined = found
+    assert any(each.abs().max() > 1e-2 for each in whole)
+    for ours, theirs in zip(joined, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_the_rate_rises_and_falls_and_gradients_are_clipped(
+    tiny_bert_config: Any, make_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, norms = [], []
+
+    def noting(optimiser: torch.optim.AdamW) -> None:
+        [group] = optimiser.param_groups
+        rates.append(group["lr"])
+        gradients = [each.grad.norm() for each in group["params"] if each.grad is not None]
+        norms.append(torch.stack(gradients).norm().item())
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    shape = Architecture.from_config(tiny_bert_config)
+    section = {"learning_rate": 1.0, "warmup_fraction": 0.2, "max_grad_norm": 1e-3, "precision": "fp32"}
+    train_alone(
+        make_model(tiny_bert_config),
+        DistillationCriterion({"task": {}}, shape, shape),
+        TrainingSection(epochs=5, batch_size=8, **section),
+        ROWS,
+        DistillationCollator(0),
+        torch.device("cpu"),
+        seed=0,
+        narrator=Narrator(speaks=False),
+        what="student",
+    )
+    # As a Trainer's: up from 0 in 2 steps, down to 0 behind the last.
+    assert rates == [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert norms == pytest.approx([1e-3] * 10, rel=0.01)
+
+
 def test_every_epoch_hides_tokens_of_its_own(tiny_bert_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, hide = [], Masking.in_epoch
 

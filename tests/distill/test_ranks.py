@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,48 +17,36 @@ SCRIPT = Path(__file__).with_name("two_ranks.py")
 two_ranks = runpy.run_path(str(SCRIPT))
 
 
-def start(folder: Path, batch_size: int, ranks: int):
-    """Start the script on each rank."""
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def start(folder: Path, batch_size: int, launcher: list[str]) -> subprocess.Popen[str]:
+    """Start the script, on each rank of a launch."""
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(ranks):
-        environment = os.environ | {
-            "ACCELERATE_USE_CPU": "true",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(distill.__file__).parents[2]),
-        }
-        if ranks > 1:
-            environment |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-            }
-        command = [sys.executable, str(SCRIPT), str(folder), str(batch_size)]
-        processes.append(
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        )
-    return processes
-
-
-def finish(folder: Path, processes: list[subprocess.Popen[str]]):
-    """Wait for all ranks and return what the first one wrote."""
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
-    return torch.load(folder / "results.pt")
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(distill.__file__).parents[2]),
+    }
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), str(batch_size)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
+    """What the first rank wrote, of one process and of two; and of these what the second one did."""
     folder = tmp_path_factory.mktemp("ranks")
-    one, two = start(folder / "one", 32, ranks=1), start(folder / "two", 16, ranks=2)
-    found = finish(folder / "one", one), finish(folder / "two", two)
+    processes = [start(folder / "one", 32, []), start(folder / "two", 16, LAUNCHER)]
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()  # unlike a kill, it has a launcher end its ranks
+            process.wait()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    found = [torch.load(folder / name / "results.pt") for name in ("one", "two")]
     found[1]["second rank"] = torch.load(folder / "two" / "second.pt")
     return found
 

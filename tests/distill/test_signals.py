@@ -23,6 +23,7 @@ from hf_kdnas.distill.data import pad
 from hf_kdnas.distill.signal_keys import signals_key, teacher_hash
 from hf_kdnas.distill.signals import TeacherSignals
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.run import read_json
 
 IDS = [[2, *range(10, 10 + length), 3] for length in (3, 17, 1, 8, 30, 5)]
 NAMES = ["logits", "hidden.0", "hidden.2", "value.3"]
@@ -271,7 +272,7 @@ def test_a_killed_build_goes_on(bert, tmp_path):
     assert "progress.json" not in os.listdir(tmp_path / "s")
 
 
-@pytest.mark.parametrize("spoil", ["lost", "emptied", "progress"])
+@pytest.mark.parametrize("spoil", ["lost", "emptied", "cut", "progress"])
 def test_what_a_killed_build_lost_is_not_taken_for_zeros(bert, tmp_path, spoil):
     process = multiprocessing.get_context("spawn").Process(
         target=_build_and_die, args=(bert, tmp_path / "s", 3)
@@ -283,6 +284,11 @@ def test_what_a_killed_build_lost_is_not_taken_for_zeros(bert, tmp_path, spoil):
         (unfinished / "progress.json").write_text("")
     elif spoil == "emptied":
         (unfinished / "logits.npy").write_bytes(b"")
+    elif spoil == "cut":
+        done, outputs = read_json(unfinished / "progress.json")["done"], bert.config.num_labels
+        os.truncate(
+            unfinished / "logits.npy", done * outputs * 4 + 100
+        )  # its header takes more than 100 bytes
     else:
         (unfinished / "logits.npy").unlink()
     ran = _Count(bert)

@@ -18,7 +18,7 @@ from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import FAMILIES, get_family
 from hf_kdnas.importance import sensitivity
-from hf_kdnas.projection import norm_sites, project_student, residual_stream
+from hf_kdnas.projection import project_student, residual_stream
 from hf_kdnas.slicing import parameter_counter, reorder_by_importance, slice_student
 
 HEADS = {
@@ -150,16 +150,6 @@ def test_students_are_stock_models_that_run(model, batch, shape: Architecture) -
         assert student.num_parameters() == parameter_counter(type(model), model.config)(shape)
         assert student.config.id2label == model.config.id2label
         assert student(**batch)[1].isfinite().all()
-
-
-def test_modules_of_the_map_exist(model) -> None:
-    family = get_family(model.config)
-    for layer in range(1, 4):
-        family.module(model, family.layer_output(layer))
-        for which in ("query", "key", "value"):
-            family.module(model, family.projection(layer, which))
-    for path in (family.embeddings, *norm_sites(family, 3).values()):
-        family.module(model, path)
 
 
 def test_models_take_the_inputs_of_the_map(model, batch) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,15 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def online(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long this process would have slept, each time; it doesn't."""
+    seconds: list[float] = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def online(hub: Hub, slept: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     """The same, as the Hub of this process, with a token that may write, and without waiting.
 
     huggingface_hub reads the environment when it is imported, which is long ago.
@@ -51,7 +60,6 @@ def online(hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE
     monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_writer0000")
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     _forget_sessions()
     yield hub
     _forget_sessions()

@@ -24,12 +24,15 @@ from loopback_repos import USERS, Repo, git_id, wrong_metadata
 LARGE = (".safetensors", ".onnx", ".bin", ".parquet")
 
 # What may happen to a request: an answer that says so, a connection cut before or after it was acted upon,
-# a late answer, a byte that is another on the way.
-FAULTS = ("429", "500", "reset", "lost", "slow", "checksum")
+# a byte that is another on the way.
+FAULTS = ("429", "500", "reset", "lost", "checksum")
 
 
 class Hub(ThreadingHTTPServer):
-    """The server; `requests` is what it was asked, `fault` what befalls the request of a number, once."""
+    """The server; `requests` is what it was asked, `fault` what befalls the request of a number, once.
+
+    `patience` is how long it tells those to wait that ask too much.
+    """
 
     daemon_threads = True
 
@@ -41,6 +44,7 @@ class Hub(ThreadingHTTPServer):
         self.errors: list[str] = []
         self.fault: tuple[int, str] | None = None
         self.persistent = False
+        self.patience = "0"
         self.lock = threading.Lock()
 
     @property
@@ -96,10 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self._body()
         if fault in ("429", "500"):
-            self._send(int(fault), b"<html>not now</html>", {"Retry-After": "0"} if fault == "429" else {})
+            wait = {"Retry-After": self.server.patience} if fault == "429" else {}
+            self._send(int(fault), b"<html>not now</html>", wait)
             return
-        if fault == "slow":
-            threading.Event().wait(0.3)  # tests may have made sleeping short
         self.damaged = fault == "checksum"
         if fault == "lost":
             self._send = lambda *arguments, **more: self._cut()  # type: ignore[method-assign]

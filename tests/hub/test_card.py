@@ -15,7 +15,6 @@ from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.card import card_data, card_text, render_card
 from hf_kdnas.hub.sources import is_hub_id, teacher_licence
 from hf_kdnas.recipe import TeacherSection
-from hf_kdnas.resources import resource_dir
 
 KNOWN_KEYS = {
     *("base_model", "base_model_relation", "datasets", "library_name", "license", "metrics"),
@@ -242,11 +241,6 @@ def test_methods_are_cited(results: dict[str, Any]) -> None:
     assert "arxiv.org/abs/2012.15828" in card_text(results)
     results["distillation"]["objectives"] = {"hidden": {}}
     assert "## Citation" not in card_text(results)
-
-
-def test_the_rendered_example_is_up_to_date(results: dict[str, Any]) -> None:
-    example = resource_dir("model_cards") / "example.md"
-    assert example.read_text(encoding="utf-8") == card_text(results), "render it again from results.json"
 
 
 def test_how_long_students_were_trained_and_what_they_take(results: dict[str, Any]) -> None:

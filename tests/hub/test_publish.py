@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -23,17 +24,11 @@ from loopback_hub import FAULTS, Hub, put
 
 REPO = "someone/tiny"
 
-# Answers with a model of the Hub, where hf_kdnas can't be imported.
+# Answers with a model of the Hub.
 STRANGER = """
-import json, sys
+import json
 from importlib.util import find_spec
 
-class Blocked:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "hf_kdnas":
-            raise ImportError("no hf_kdnas here")
-
-sys.meta_path.insert(0, Blocked())
 import torch
 from huggingface_hub import hf_hub_download
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -70,7 +65,7 @@ def validate(card: ModelCard) -> None:
 
 
 def test_a_published_student_answers_strangers_as_it_does_here(
-    hub: Hub, environment: dict[str, str], run_dir: Path
+    hub: Hub, environment: dict[str, str], run_dir: Path, stranger: Callable[..., str]
 ) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -82,16 +77,8 @@ def test_a_published_student_answers_strangers_as_it_does_here(
     assert environment["HF_TOKEN"] not in done.stdout + done.stderr
 
     texts = ["a great film", "the plot is dull and the acting poor"]
-    answer = subprocess.run(
-        [sys.executable, "-c", STRANGER, REPO, *texts],
-        env=environment,
-        cwd=run_dir.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr
-    found = json.loads(answer.stdout.splitlines()[-1])
+    shown = stranger(STRANGER, REPO, *texts, cwd=run_dir.parent, environment=environment)
+    found = json.loads(shown.splitlines()[-1])
     tokenizer = AutoTokenizer.from_pretrained(run_dir / "student")
     model = AutoModelForSequenceClassification.from_pretrained(run_dir / "student").eval()
     with torch.inference_mode():
@@ -99,7 +86,7 @@ def test_a_published_student_answers_strangers_as_it_does_here(
     assert torch.equal(logits, torch.tensor(found["logits"]))
     assert ("onnx" in found) == OptimumExporter.available()  # there is no Optimum for Transformers 5
     torch.testing.assert_close(torch.tensor(found.get("onnx", found["logits"])), logits, atol=1e-4, rtol=0)
-    assert "'label': " in answer.stdout  # printed by the card's code
+    assert "'label': " in shown  # printed by the card's code
     assert found["labels"] == [model.config.id2label[int(each.argmax())] for each in logits]
 
 
@@ -247,11 +234,10 @@ def test_bad_input_is_refused_before_anything_is_sent(
     assert not [each for each in online.requests if re.search("preupload|/lfs|commit", each)]
 
 
-@pytest.mark.parametrize("token", ["hf_finewrite0", "hf_writer0000"])
-def test_tokens_that_may_write_do(
-    online: Hub, run_dir: Path, monkeypatch: pytest.MonkeyPatch, token: str
+def test_a_token_that_may_write_to_some_repositories_does(
+    online: Hub, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HF_TOKEN", "hf_finewrite0")
     publish_run(run_dir, REPO)
     assert "model.safetensors" in files_of(online)
 

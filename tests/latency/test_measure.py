@@ -134,16 +134,21 @@ def test_no_row_is_all_padding_of_any_family(
     assert not any(np.isin(ids, list(paddings)).any() for ids in fed)
 
 
-def test_a_model_that_is_not_for_text_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [("pixels", "INT64", "asks for pixels"), ("input_ids", "FLOAT", "is tensor.float")],
+)
+def test_a_model_that_is_not_for_text_is_refused(tmp_path: Path, name: str, kind: str, told: str) -> None:
     from onnx import TensorProto, helper, save
 
-    pixels, out = (
-        helper.make_tensor_value_info(name, TensorProto.INT64, [1, 3]) for name in ("pixels", "out")
+    given, out = (
+        helper.make_tensor_value_info(each, TensorProto.DataType.Value(kind), [1, 3])
+        for each in (name, "out")
     )
-    graph = helper.make_graph([helper.make_node("Identity", ["pixels"], ["out"])], "g", [pixels], [out])
+    graph = helper.make_graph([helper.make_node("Identity", [name], ["out"])], "g", [given], [out])
     save(
         helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]),
         tmp_path / "model.onnx",
     )
-    with pytest.raises(InvalidInput, match="asks for pixels"):
+    with pytest.raises(InvalidInput, match=told):
         measure(tmp_path / "model.onnx", LatencyTarget())

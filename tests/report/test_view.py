@@ -42,19 +42,21 @@ def test_int8_may_be_missing_or_slower(results: dict[str, Any]) -> None:
     assert "times as fast as the fp32 one" in view.int8_text(results)
     results["student"]["int8"]["speedup"] = results["speedup"] / 2
     assert "slower (0.50 times the speed) than the fp32 one" in view.int8_text(results)
+    files = len(view.timings(results))
     results["student"]["int8"] = None
     assert view.int8_text(results) == ""
-    assert len(view.timings(results)) == 2
+    assert len(view.timings(results)) == files - 1
 
 
 def test_what_onnx_runtime_is_worth(results: dict[str, Any]) -> None:
-    assert view.pytorch_text(results) == ""
-    files = len(view.timings(results))
-    results["student"]["pytorch"] = {**results["student"]["latency"], "ratio": 1.5 / results["speedup"]}
+    results["student"]["pytorch"]["ratio"] = 1.5 / results["speedup"]
     assert view.pytorch_text(results) == "Here ONNX Runtime runs the student 1.50 times as fast as PyTorch."
-    assert [each.name for each in view.timings(results)][files:] == ["student, fp32, in PyTorch"]
+    assert view.timings(results)[-1].name == "student, fp32, in PyTorch"
     results["student"]["pytorch"]["ratio"] = 0.5 / results["speedup"]
     assert "slower (0.50 times the speed) than PyTorch" in view.pytorch_text(results)
+    del results["student"]["pytorch"]  # as in results of older versions
+    assert view.pytorch_text(results) == ""
+    assert "PyTorch" not in view.timings(results)[-1].name
 
 
 def test_stages_are_drawn_in_parts_of_the_costliest(results: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ import json
 import math
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+from hf_kdnas.recipe import SearchSection
 from hf_kdnas.search.reward import reward
 from hf_kdnas.search.sampler import make_sampler
 from hf_kdnas.search.study import ask_episode, finished_candidates, open_study, tell_candidate
@@ -26,9 +26,8 @@ SPACE = SearchSpace(
 )
 
 
-def section(candidates=6, **changes):
-    settings = {"candidates": candidates, "epsilon": 1.0, "epsilon_step": 0.25, "epsilon_floor": 0.05}
-    return SimpleNamespace(**{**settings, **changes})
+def section(candidates=6):
+    return SearchSection(candidates=candidates, epsilon_step=0.25)
 
 
 def quality(shape):

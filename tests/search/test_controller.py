@@ -35,6 +35,14 @@ def fitted(seed=0, episodes=3):
     return controller
 
 
+def test_sizes_and_optimiser_are_kd_nas():
+    controller = RewardController(SIZES, 0)
+    assert [table.embedding_dim for table in controller.embeddings] == [32, 32, 32]
+    assert (controller.lstm.input_size, controller.lstm.hidden_size) == (3 * 32, 32)
+    assert type(controller._optimiser) is torch.optim.RMSprop
+    assert [group["lr"] for group in controller._optimiser.param_groups] == [1e-4]
+
+
 def test_learns_an_additive_reward():
     unseen = random_states(60, 99)
     truth = additive_reward(unseen)
@@ -88,12 +96,6 @@ def test_another_seed_gives_other_weights():
     assert not np.allclose(fitted(seed=0).predict(states), fitted(seed=1).predict(states))
 
 
-SCRIPT = """
-from tests.search.test_controller import digest
-print(digest())
-"""
-
-
 def digest():
     """All weights after three episodes, bit by bit."""
     weights = torch.cat([parameter.detach().flatten() for parameter in fitted().parameters()])
@@ -102,7 +104,7 @@ def digest():
 
 def test_replay_in_another_process_gives_the_same_weights(pytestconfig):
     shown = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", f"import runpy; print(runpy.run_path({__file__!r})['digest']())"],
         cwd=pytestconfig.rootpath,
         capture_output=True,
         text=True,

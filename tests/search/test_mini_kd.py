@@ -13,7 +13,7 @@ from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator, LengthGroupedSampler
 from hf_kdnas.initialisation import Initialiser
 from hf_kdnas.recipe import TrainingSection
-from hf_kdnas.search.mini_kd import MiniKD
+from hf_kdnas.search.mini_kd import MiniKD, proxy_rows
 
 SHAPE = Architecture(num_hidden_layers=2, hidden_size=16, num_attention_heads=4, intermediate_size=32)
 
@@ -47,6 +47,17 @@ def distil(tiny_bert_config, make_model):
 
 def same(ours, theirs):
     return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_the_proxy_set_is_a_part_of_the_rows_that_the_seed_draws():
+    rows = [{"input_ids": [index]} for index in range(100)]
+    found = proxy_rows(rows, 0.3, 0)
+    drawn = [row["input_ids"][0] for row in found]
+    assert drawn == sorted(set(drawn))
+    assert len(drawn) == 30
+    assert set(drawn) < set(range(100))
+    assert proxy_rows(rows, 0.3, 0) == found
+    assert proxy_rows(rows, 0.3, 1) != found
 
 
 def test_weights_follow_the_steps(distil):

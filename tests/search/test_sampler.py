@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.search.controller import RewardController
 from hf_kdnas.search.sampler import KDNASSampler, make_sampler, predict_rewards, trained_episodes
 from hf_kdnas.search.study import (
     ask_episode,
@@ -186,6 +187,35 @@ def test_candidates_outside_the_space_are_no_lesson(study):
     inside = [[entry for entry in everything[0] if entry[0] in smaller]]
     members = list(smaller)
     assert predict_rewards(smaller, everything, members, 0) == predict_rewards(smaller, inside, members, 0)
+
+
+def test_the_controller_is_given_the_previous_best_the_best_so_far_and_the_candidate(monkeypatch):
+    """Each as 1 + the places of its values in the dimensions, or zeros where there is none yet."""
+    given, predict = [], RewardController.predict
+
+    def predicting(controller, states):
+        given.append(states.tolist())
+        return predict(controller, states)
+
+    def fitting(controller, states, rewards):
+        given.append((states.tolist(), rewards))
+
+    monkeypatch.setattr(RewardController, "predict", predicting)
+    monkeypatch.setattr(RewardController, "fit_episode", fitting)
+    a, b, c, d, e = (
+        Architecture.parse(f"{key}-gelu")
+        for key in ("1L-24H-32F-2A", "2L-32H-64F-4A", "3L-48H-128F-3A", "4L-24H-64F-3A", "4L-48H-32F-4A")
+    )
+    predict_rewards(SPACE, [[(a, 0.9), (b, 0.1)], [(c, 0.5), (d, 0.2)]], [e], 0)
+    nothing, a, b, c, d, e = (
+        *([0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [2, 2, 3, 2, 1]),
+        *([3, 3, 2, 3, 1], [4, 1, 2, 2, 1], [4, 3, 3, 1, 1]),
+    )
+    assert given == [
+        ([[nothing, nothing, a], [nothing, nothing, b]], [0.9, 0.1]),
+        ([[a, a, c], [a, a, d]], [0.5, 0.2]),
+        [[c, a, e]],
+    ]
 
 
 def test_kdnas_serves_a_plain_optuna_study():

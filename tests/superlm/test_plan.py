@@ -71,6 +71,10 @@ REFUSED = {
         ["superlm.spaces={}", "superlm.partitions=9"],
         r"superlm\.partitions: got 9.*has 1 to 4 sub-spaces",
     ),
+    "partitions beside spaces": (
+        ["superlm.partitions=2"],
+        r"superlm\.partitions: got 2; cuts spaces from the teacher, where superlm\.spaces gives none",
+    ),
     "rows of a text that is streamed": (
         ["data.limit=100"],
         r"data\.limit: got 100; the text of a SuperLM is streamed as it is",

@@ -29,7 +29,8 @@ SIZES = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     "max_position_embeddings",
 )
-TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_kdnas"]
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+HERE = str(Path(cli.__file__).parents[1])
 
 
 def run(action: str, recipe_file: Path, *options: str) -> int:
@@ -265,19 +266,41 @@ def test_output_terms_train_a_masked_language_model(
     assert config["architectures"] == ["BertForMaskedLM"]
 
 
+# A launch whose first rank keeps the gradients of its first step: AdamW hides a factor that is theirs.
+KEEPING = """
+import os, sys
+import torch
+from hf_kdnas import cli
+
+clip, seen = torch.nn.utils.clip_grad_norm_, []
+
+def keeping(parameters, *arguments):
+    seen.append([each for each in parameters if each.grad is not None])
+    if len(seen) == 1 and os.environ.get("RANK", "0") == "0":
+        torch.save([each.grad for each in seen[0]], sys.argv[1])
+    return clip(seen[-1], *arguments)
+
+torch.nn.utils.clip_grad_norm_ = keeping
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
 @pytest.mark.slow
 def test_two_ranks_train_and_rank_as_one_does(recipe_file, tmp_path, tiny_bert_config) -> None:
     from transformers import BertModel
 
     tiny_bert_config.hidden_dropout_prob = tiny_bert_config.attention_probs_dropout_prob = 0.0
     BertModel(tiny_bert_config).save_pretrained(tmp_path / "teacher")
+    script = tmp_path / "keeping.py"
+    script.write_text(KEEPING, encoding="utf-8")
     found = []
-    for name, command in (("one", ["-m", "hf_kdnas"]), ("two", TWO_RANKS)):
+    for name, command in (("one", []), ("two", LAUNCHER)):
         for action in ("train", "rank"):
             done = launch(
-                command,
+                [*command, str(script), str(tmp_path / f"{name}.pt")],
                 *("superlm", action, "--config", str(recipe_file), "--output_dir", str(tmp_path / name)),
                 ACCELERATE_USE_CPU="true",
+                PYTHONPATH=HERE,
             )
             assert done.returncode == 0, done.stderr
             said = [line for line in done.stdout.splitlines() if "held-out loss" in line or "members" in line]
@@ -289,6 +312,9 @@ def test_two_ranks_train_and_rank_as_one_does(recipe_file, tmp_path, tiny_bert_c
     for name, weight in weights.items():
         # Adam's first steps make much of the rounding of small gradients: 4 steps move a weight by 4e-3.
         torch.testing.assert_close(others[name], weight, rtol=1e-3, atol=1e-4)
+    gradients, other_gradients = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    for gradient, other in zip(gradients, other_gradients, strict=True):
+        torch.testing.assert_close(other, gradient, rtol=1e-4, atol=1e-11)
     assert other_losses == pytest.approx(losses, rel=1e-3)
     kept = {path.name for path in (tmp_path / "two" / "spaces" / "wide").glob("ranking-*/losses-*.json")}
     assert kept == {"losses-0.json", "losses-1.json"}
@@ -320,10 +346,9 @@ def test_a_rank_that_dies_within_a_step_loses_nothing(recipe_file, tmp_path) -> 
     train = ["superlm", "train", "--config", str(recipe_file), "--superlm.training.save_steps", "1"]
 
     def two_ranks(name: str, *, dies: bool = False) -> int:
-        command = [*TWO_RANKS[:-2], str(script), "10"] if dies else TWO_RANKS
+        command = [*LAUNCHER, *([str(script), "10"] if dies else ["-m", "hf_kdnas"])]
         to = ["--output_dir", str(tmp_path / name)]
-        here = str(Path(cli.__file__).parents[1])
-        return launch(command, *train, *to, ACCELERATE_USE_CPU="true", PYTHONPATH=here).returncode
+        return launch(command, *train, *to, ACCELERATE_USE_CPU="true", PYTHONPATH=HERE).returncode
 
     assert two_ranks("whole") == 0
     assert two_ranks("killed", dies=True) != 0

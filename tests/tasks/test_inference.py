@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,9 @@ from hf_kdnas.tasks import (
     predict_onnx,
 )
 
-TEXTS = ["a good film", "the plot was dull and slow", "fine", "a sad story with a warm ending but so long"]
-
-
-def write(path: Path, labels: list[Any], *, pairs: bool = False) -> str:
-    rows = [
-        {"text": TEXTS[index % 4], "other": TEXTS[(index + 1) % 4], "label": labels[index % len(labels)]}
-        for index in range(60)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture
-def task(tmp_path: Path, tiny_tokenizer: Any) -> TaskData:
-    return load_task(DataSection(path=write(tmp_path / "rows.jsonl", ["dull", "good"])), tiny_tokenizer)
-
 
 def test_predictions_do_not_depend_on_batches(
-    tmp_path: Path, tiny_tokenizer: Any, tiny_bert_config: Any, make_model: Any
+    tmp_path: Path, tiny_tokenizer: Any, tiny_bert_config: Any, make_model: Any, write: Any
 ) -> None:
     data = DataSection(path=write(tmp_path / "rows.jsonl", [0, 1]), text=["text", "other"])
     rows = load_task(data, tiny_tokenizer).train
@@ -57,7 +40,7 @@ def test_predictions_do_not_depend_on_batches(
 
 
 def test_padding_is_the_models_own(
-    tmp_path: Path, tiny_tokenizer: Any, tiny_roberta_config: Any, make_model: Any
+    tmp_path: Path, tiny_tokenizer: Any, tiny_roberta_config: Any, make_model: Any, write: Any
 ) -> None:
     """RoBERTa counts positions from the padding token: with another one, padded rows would move."""
     rows = load_task(DataSection(path=write(tmp_path / "rows.jsonl", [0, 1])), tiny_tokenizer).train

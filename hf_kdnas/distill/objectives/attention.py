@@ -29,8 +29,9 @@ class Attention(Objective):
     Args:
         student: Shape of the student.
         teacher: Shape of the teacher.
-        layers: Layer map by name, or pairs [teacher layer, student layer] (see `layer_pairs`).
-        softmax: Compare distributions.
+        layers: Layer map: `last`, `uniform`, `uniform+last`, `uniform-consecutive` (see `layer_pairs`), or
+            pairs [teacher layer, student layer].
+        softmax: Compare distributions, not scores.
 
     Raises:
         InvalidInput: If a layer doesn't exist.

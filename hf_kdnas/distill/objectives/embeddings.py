@@ -18,7 +18,7 @@ class Embeddings(HiddenStates):
         student: Shape of the student.
         teacher: Shape of the teacher.
         projection: The fixed map P, (H_T, H_S), or None to learn one.
-        learned: Learn one all the same; it begins as P.
+        learned: Learn one also where there is a projection; it begins as it.
 
     Raises:
         InvalidInput: If the projection's shape doesn't fit.

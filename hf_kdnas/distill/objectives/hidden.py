@@ -35,9 +35,10 @@ class HiddenStates(Objective):
     Args:
         student: Shape of the student.
         teacher: Shape of the teacher.
-        layers: Layer map by name, `searched`, or pairs [teacher layer, student layer] (see `layer_pairs`).
+        layers: Layer map: `last`, `uniform`, `uniform+last`, `uniform-consecutive` (see `layer_pairs`),
+            `searched`, or pairs [teacher layer, student layer].
         projection: The fixed map P, (H_T, H_S), or None to learn maps.
-        learned: Learn maps all the same; they begin as P.
+        learned: Learn maps also where there is a projection; they begin as it.
 
     Raises:
         InvalidInput: If a layer doesn't exist or the projection's shape doesn't fit.

@@ -35,8 +35,8 @@ class Logits(Objective):
     Args:
         student: Shape of the student.
         teacher: Shape of the teacher.
-        loss: One of these names.
-        temperature: T, above 0.
+        loss: `kl`, `reverse_kl`, `js` or `mse`.
+        temperature: What logits are divided by, T, above 0.
 
     Raises:
         InvalidInput: If the loss is unknown or the temperature is not positive.

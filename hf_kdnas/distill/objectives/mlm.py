@@ -25,7 +25,7 @@ class MaskedLM(Objective):
         student: Shape of the student.
         teacher: Shape of the teacher.
         positions: `masked` or `all`.
-        temperature: T, above 0.
+        temperature: What logits are divided by, T, above 0.
 
     Raises:
         InvalidInput: If the positions are unknown or the temperature is not positive.

@@ -44,7 +44,7 @@ class Relations(Objective):
             for teachers of 12 layers and more.
         relation_heads: Number of relation heads; None means the largest common divisor of both
             attention widths that is no more than the teacher's heads.
-        softmax: Compare distributions.
+        softmax: Compare distributions, not products.
         loss: `kl` or `mse`; None means `kl`, or `mse` without the softmax.
 
     Raises:

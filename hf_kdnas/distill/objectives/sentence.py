@@ -31,7 +31,7 @@ class Sentence(Objective):
     Args:
         student: Shape of the student.
         teacher: Shape of the teacher.
-        loss: One of these names.
+        loss: `cosine` or `mse`.
         pooling: `mean` or `cls`, as the model will be used.
         projection: The fixed map P, or None.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from hf_kdnas.errors import InvalidInput, MissingPackage
-from hf_kdnas.latency.export.base import Exporter
+from hf_kdnas.latency.export.base import Exporter, put_graph
 from hf_kdnas.latency.export.optimum import OptimumExporter
 from hf_kdnas.latency.export.transformers import TransformersExporter
 from hf_kdnas.latency.target import LatencyTarget
@@ -62,9 +63,11 @@ def get_exporter(name: str = "auto") -> Exporter:
     for each in wanted:
         if EXPORTERS[each].available():
             return EXPORTERS[each]()
-    raise MissingPackage(
-        "an ONNX exporter" if name == "auto" else name, "to export to ONNX", _INSTALL[wanted[0]]
-    )
+    if name != "auto":
+        raise MissingPackage(name, "to export to ONNX", _INSTALL[name])
+    # Optimum would put Transformers 4 in the place of what is there.
+    fitting = "optimum" if int(version("transformers").split(".")[0]) < 5 else "transformers"
+    raise MissingPackage("an ONNX exporter", "to export to ONNX", _INSTALL[fitting])
 
 
 def export_model(model: PreTrainedModel, folder: Path, *, exporter: Exporter) -> ExportReport:
@@ -90,7 +93,7 @@ def export_model(model: PreTrainedModel, folder: Path, *, exporter: Exporter) ->
                 f"the ONNX model of {type(model).__name__} gives logits that differ by {difference:.2g} from "
                 f"PyTorch's (at most {TOLERANCE:g} is rounding); back end {exporter.name}"
             )
-        unfinished.replace(target)
+        put_graph(Path(scratch), target.parent)
     return ExportReport(target, difference)
 
 

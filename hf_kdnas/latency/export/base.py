@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def put_graph(scratch: Path, folder: Path) -> None:
+    """Move an exported graph to its folder, after the file beside it that weights above 2 GB lie in."""
+    for file in sorted(scratch.iterdir(), reverse=True):  # model.onnx_data, then model.onnx
+        file.replace(folder / file.name)
+
+
 class Exporter(Protocol):
     """Writes a model as an ONNX file with dynamic batch and length."""
 

@@ -54,7 +54,9 @@ class TransformersExporter:
             exported = OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic_shapes=shapes))
         # Until 5.22 a torch ONNXProgram, that holds the graph as `model`; then Transformers' own object.
         graph = exported.program if hasattr(exported, "program") else exported.model
-        onnx_ir.save(graph, path)
+        # A graph's file holds 2 GB: larger weights lie beside it, where Optimum puts them, too.
+        large = sum(each.nbytes for each in model.parameters()) >= 2**31
+        onnx_ir.save(graph, path, external_data=f"{path.name}_data" if large else None)
 
 
 def _inputs(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from hf_kdnas.distill.objectives import (
     Embeddings,
     HiddenStates,
     Logits,
+    MaskedLM,
     Objective,
     Relations,
     Sentence,
@@ -394,6 +395,19 @@ def test_temperature_refused(temperature):
         Logits(STUDENT, TEACHER, temperature=temperature)
 
 
+TAGS = torch.tensor([[-100, 2, 0, 1, -100], [-100, 1, -100, -100, -100], [0, -100, 2, -100, -100]])
+SPANS = {"start_positions": torch.tensor([1, 0, 2]), "end_positions": torch.tensor([4, 0, 2])}
+
+
+def on_tokens(signals, labels):
+    """The same signals with outputs of each token."""
+    generator = torch.Generator().manual_seed(len(signals))
+    shape = (len(LENGTHS), max(LENGTHS), labels)
+    drawn = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    drawn += signals["hidden.1"][..., :labels]
+    return {**signals, "logits": drawn}
+
+
 OBJECTIVES = {
     "logits": lambda: Logits(STUDENT, TEACHER),
     "task": lambda: Task(STUDENT, TEACHER),
@@ -402,26 +416,42 @@ OBJECTIVES = {
     "searched": lambda: HiddenStates(STUDENT, TEACHER, layers="searched"),
     "embeddings": lambda: Embeddings(STUDENT, TEACHER),
     "relations": lambda: Relations(STUDENT, TEACHER),
+    "mse relations": lambda: Relations(STUDENT, TEACHER, loss="mse"),
     "raw relations": lambda: Relations(STUDENT, TEACHER, softmax=False),
     "direct relations": lambda: DirectRelations(STUDENT, TEACHER),
     "sentence": lambda: Sentence(STUDENT, TEACHER),
     "attention": lambda: Attention(STUDENT, TEACHER),
     "attention distributions": lambda: Attention(STUDENT, TEACHER, softmax=True),
+    "mlm": lambda: MaskedLM(STUDENT, TEACHER),
+    "mlm of all": lambda: MaskedLM(STUDENT, TEACHER, positions="all"),
+    "logits of tags": lambda: Logits(STUDENT, TEACHER),
+    "task of tags": lambda: Task(STUDENT, TEACHER),
+    "logits of spans": lambda: Logits(STUDENT, TEACHER),
+    "logits of spans themselves": lambda: Logits(STUDENT, TEACHER, loss="mse"),
+    "task of spans": lambda: Task(STUDENT, TEACHER),
 }
+
+
+def case_of(name):
+    """A batch, and the signals of student and teacher on it."""
+    batch, signals = batch_of(), (signals_of(STUDENT, 2), signals_of(TEACHER, 1))
+    if name.startswith("mlm") or "tags" in name:
+        return batch | {"labels": TAGS}, *(on_tokens(each, LABELS) for each in signals)
+    if "spans" in name:
+        return batch | SPANS, *(on_tokens(each, 2) for each in signals)
+    return batch, *signals
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("junk", [1e6, float("nan"), float("inf")])
 def test_padding_never_matters(name, junk):
-    objective, batch = OBJECTIVES[name]().double(), batch_of()
-    padding = ~batch["attention_mask"].bool()
-    results = []
+    objective, results = OBJECTIVES[name]().double(), []
     for fill in (0.0, junk):
-        teacher, student = signals_of(TEACHER, 1), signals_of(STUDENT, 2)
-        for signals in (teacher, student):
-            for key, signal in signals.items():
-                if key != "logits":
-                    signal[padding] = fill
+        batch, student, teacher = case_of(name)
+        padding = ~batch["attention_mask"].bool()
+        for signal in (*student.values(), *teacher.values()):
+            if signal.dim() == 3:
+                signal[padding] = fill
         leaves = [student[key].requires_grad_() for key in sorted(objective.student_signals)]
         loss = objective(student, teacher, batch)
         results.append([loss, *torch.autograd.grad(loss, leaves)])
@@ -432,30 +462,28 @@ def test_padding_never_matters(name, junk):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_sums_and_counts_add_up_over_parts_of_a_batch(name):
-    objective, whole = OBJECTIVES[name]().double(), batch_of()
-    teacher, student = signals_of(TEACHER, 1), signals_of(STUDENT, 2)
+    objective, (whole, student, teacher) = OBJECTIVES[name]().double(), case_of(name)
     objective.calibrate(student, teacher, whole)
+    shape = whole["attention_mask"].shape
     total = count = 0
     for row, length in enumerate(LENGTHS):
-        part = {key: value[row : row + 1] for key, value in whole.items()}
-        part["attention_mask"] = part["attention_mask"][:, :length]
-        cut = [
+        parts = [
             {
-                key: (value[row : row + 1] if key == "logits" else value[row : row + 1, :length])
-                for key, value in s.items()
+                key: (value[row : row + 1, :length] if value.shape[:2] == shape else value[row : row + 1])
+                for key, value in each.items()
             }
-            for s in (student, teacher)
+            for each in (student, teacher, whole)
         ]
-        total, count = total + objective(*cut, part), count + int(objective.count(part))
+        total, count = total + objective(*parts), count + int(objective.count(parts[-1]))
     torch.testing.assert_close(total, objective(student, teacher, whole), rtol=1e-10, atol=1e-12)
     assert count == int(objective.count(whole))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_fp32_inside_also_under_autocast(name):
-    objective, batch = OBJECTIVES[name]().float(), batch_of()
-    teacher = {key: signal.half() for key, signal in signals_of(TEACHER, 1).items()}
-    student = {key: signal.bfloat16() for key, signal in signals_of(STUDENT, 2).items()}
+    objective, (batch, student, teacher) = OBJECTIVES[name]().float(), case_of(name)
+    teacher = {key: signal.half() for key, signal in teacher.items()}
+    student = {key: signal.bfloat16() for key, signal in student.items()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = objective(student, teacher, batch)
     assert loss.dtype == torch.float32
@@ -529,18 +557,6 @@ def test_task_of_several_labels():
     assert objective.count(batch) == 9
 
 
-TAGS = torch.tensor([[-100, 2, 0, 1, -100], [-100, 1, -100, -100, -100], [0, -100, 2, -100, -100]])
-
-
-def on_tokens(signals, labels):
-    """The same signals with outputs of each token."""
-    generator = torch.Generator().manual_seed(len(signals))
-    shape = (len(LENGTHS), max(LENGTHS), labels)
-    drawn = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    drawn += signals["hidden.1"][..., :labels]
-    return {**signals, "logits": drawn}
-
-
 def assert_equal_on_tokens(objective, direct, batch, labels):
     """As `assert_equal_to`, for the logits of each token; those in the padding have no gradient."""
     teacher = on_tokens(signals_of(TEACHER, seed=1), labels)
@@ -579,9 +595,6 @@ def test_task_of_tags():
     objective, batch = Task(STUDENT, TEACHER), batch_of() | {"labels": TAGS}
     assert_equal_on_tokens(objective, direct, batch, LABELS)
     assert objective.count(batch) == 6
-
-
-SPANS = {"start_positions": torch.tensor([1, 0, 2]), "end_positions": torch.tensor([4, 0, 2])}
 
 
 def spans(signals, row, length, temperature=1.0):

@@ -37,6 +37,8 @@ class Initialiser:
         layers: Which layers of a SuperLM, or of the teacher, a shallower student starts from (see
             `slicing.source_layers`).
         given: The only student that there is, for `given`: a model with weights of its own.
+        nested: Students are subnets of one another, as those of a SuperLM: their first units are the first
+            directions, at any width.
     """
 
     method: str
@@ -45,6 +47,7 @@ class Initialiser:
     superlms: tuple[PreTrainedModel, ...] = ()
     layers: str = "alternate"
     given: PreTrainedModel | None = None
+    nested: bool = False
 
     @classmethod
     def prepare(
@@ -104,22 +107,36 @@ class Initialiser:
                 return new_student(self.teacher, architecture)
             if self.superlms:
                 return slice_student(self._superlm(architecture), architecture, self.layers)
-            if self.stream is None:
+            stream = self._stream_of(architecture)
+            if stream is None:
                 return slice_student(self.teacher, architecture, self.layers)
-            return project_student(self.teacher, architecture, self.stream, self.layers)
+            return project_student(self.teacher, architecture, stream, self.layers)
 
     def projection(self, architecture: Architecture) -> Tensor | None:
         """The fixed map from teacher to student states, (teacher hidden, hidden), where there is one.
 
-        A projected student lives on the principal directions, a sliced one on the first units. A SuperLM
+        A projected student lives on the principal directions, or as wide as its teacher on the teacher's own
+        units, a sliced one on the first units. A SuperLM
         lives on directions, or an order of units, of the teacher that *it* was made of: objectives learn
         their maps to it, as to random students.
         """
         if self.method not in ("slice", "project"):
             return None
-        if self.stream is not None:
-            return self.stream.projection(architecture.hidden_size)
+        stream = self._stream_of(architecture)
+        if stream is not None:
+            return stream.projection(architecture.hidden_size)
         return torch.eye(self.teacher.config.hidden_size)[:, : architecture.hidden_size]
+
+    def _stream_of(self, architecture: Architecture) -> ResidualStream | None:
+        """The stream as a projected student has it.
+
+        One as wide as its teacher keeps the teacher's units: turning them would leave nothing out, and what
+        LayerNorm does in another basis is only approximated.
+        """
+        if self.stream is None or self.nested:
+            return self.stream
+        whole = architecture.hidden_size == len(self.stream.directions)
+        return self.stream.along_units() if whole else self.stream
 
     def _superlm(self, architecture: Architecture) -> PreTrainedModel:
         """The smallest SuperLM that the shape fits into, else the largest."""

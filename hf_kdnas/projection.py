@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -63,6 +63,10 @@ class ResidualStream:
     def projection(self, width: int) -> Tensor:
         """The map from teacher states to states of a student of this width, (hidden, width)."""
         return self.directions[:, :width]
+
+    def along_units(self) -> ResidualStream:
+        """The same stream seen along the teacher's own units, in the place of the principal directions."""
+        return replace(self, directions=torch.eye(len(self.directions), device=self.directions.device))
 
 
 def norm_sites(family: Family, layers: int) -> dict[Site, str]:

@@ -101,6 +101,21 @@ def test_ranks_that_share_nothing_make_different_students(method: str, make_rank
     assert not _same(first.student(SHAPE, seed=0), second.student(SHAPE, seed=0))
 
 
+def test_a_student_as_wide_as_its_teacher_keeps_its_units(make_rank, batch) -> None:
+    maker = make_rank(0, "project")
+    whole = Architecture.from_config(maker.teacher.config)
+    fewer = replace(whole, num_hidden_layers=2)
+    assert torch.equal(maker.projection(fewer), torch.eye(whole.hidden_size))
+    with torch.no_grad():
+        wanted, found = (
+            model.eval()(**batch).logits for model in (maker.teacher, maker.student(whole, seed=0))
+        )
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    nested = replace(maker, nested=True)
+    assert torch.equal(nested.projection(fewer), maker.stream.directions)
+    assert not _same(nested.student(fewer, seed=0), maker.student(fewer, seed=0))
+
+
 def test_order_and_directions_are_shared_both(make_rank) -> None:
     """Each alone would leave the ranks apart."""
     shared = FirstRank()

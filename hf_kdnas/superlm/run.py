@@ -272,7 +272,7 @@ class SuperLMRun:
         teacher.requires_grad_(True)
         initialiser = Initialiser.prepare(self.section.initialisation, teacher, batches, sample)
         teacher.requires_grad_(False)
-        return replace(initialiser, layers=self.section.layers)
+        return replace(initialiser, layers=self.section.layers, nested=True)
 
     def _scored(self, ids: Tensor) -> dict[str, Tensor]:
         """A batch that units are scored on: with hidden tokens where there is a head to find them."""

@@ -16,7 +16,7 @@ from hf_kdnas.run import read_json
 # Where a launch kills itself, in the order of the stages, and at which call of the function.
 KILLED_AT = {
     "teacher fine-tuning": ("transformers.Trainer._save_checkpoint", 2),
-    "signals": ("hf_kdnas.distill.signals._Writer.finish", 1),
+    "signals": ("hf_kdnas.distill.signals.Writer.finish", 1),
     "asking": ("hf_kdnas.search.driver.SearchDriver._write_note", 1),
     "an episode": ("hf_kdnas.search.mini_kd.MiniKD._distil", 2),
     "telling": ("hf_kdnas.search.driver.tell_candidate", 2),

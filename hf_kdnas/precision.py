@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -15,7 +15,7 @@ def resolve_precision(device: torch.device, asked: str) -> Precision:
     On a CPU that takes AVX-512 BF16 or AMX instructions; emulated, bf16 is slower than fp32.
     """
     if asked != "auto":
-        return asked  # type: ignore[return-value]
+        return cast("Precision", asked)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if device.type == "cpu" and _cpu_computes_in_bf16() else "fp32"

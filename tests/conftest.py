@@ -289,3 +289,19 @@ latency: {{sequence_length: 16, rounds: 5, warmup: 1}}
         encoding="utf-8",
     )
     return folder
+
+
+@pytest.fixture
+def adamw_steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """Learning rate and norm of the gradients at each step of AdamW, in the place of the step."""
+    import torch
+
+    steps: list[tuple[float, float]] = []
+
+    def step(optimiser: torch.optim.AdamW) -> None:
+        [group] = optimiser.param_groups
+        gradients = [each.grad.norm() for each in group["params"] if each.grad is not None]
+        steps.append((group["lr"], torch.stack(gradients).norm().item()))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    return steps

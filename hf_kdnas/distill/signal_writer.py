@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import time
@@ -126,13 +127,8 @@ class Writer:
         for name in self.names:
             width, dtype = signal_width(name, self.teacher.config), kept_dtype(name, self.precision)
             path = array_file(self.folder, name)
-            if not path.is_file():
-                return False
-            with path.open("r+b") as file:
-                self._write_header(file, name)
-                begin = file.tell()
             size = units(name, lengths, self.token_logits) * width * dtype.itemsize
-            if path.stat().st_size < begin + size:
+            if not path.is_file() or path.stat().st_size < len(self._header(name)) + size:
                 return False
         return True
 
@@ -142,24 +138,18 @@ class Writer:
         done = self.lengths[kept_order(self.lengths)[: self.done]]
         path = array_file(self.folder, name)
         file = path.open("r+b" if path.exists() else "w+b")
-        self._write_header(file, name)
+        file.write(self._header(name))
         file.seek(units(name, done, self.token_logits) * width * dtype.itemsize, os.SEEK_CUR)
         file.truncate()
         return file
 
-    def _write_header(self, file: IO[bytes], name: str) -> None:
-        """Write what a signal's file begins with, which is as long for any texts of these."""
-        np.lib.format.write_array_header_1_0(
-            file,
-            {
-                "descr": np.lib.format.dtype_to_descr(kept_dtype(name, self.precision)),
-                "fortran_order": False,
-                "shape": (
-                    units(name, self.lengths, self.token_logits),
-                    signal_width(name, self.teacher.config),
-                ),
-            },
-        )
+    def _header(self, name: str) -> bytes:
+        """What the file of a signal, of all texts, begins with."""
+        header = io.BytesIO()
+        shape = (units(name, self.lengths, self.token_logits), signal_width(name, self.teacher.config))
+        descr = np.lib.format.dtype_to_descr(kept_dtype(name, self.precision))
+        np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+        return header.getvalue()
 
     def run(self, batch_size_tokens: int, compute: str, progress: Progress | None) -> None:
         """Write what is missing, batch by batch; the folder is whole afterwards.

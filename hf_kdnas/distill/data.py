@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
+from hf_kdnas import tasks
 from hf_kdnas.distill.signal_keys import text_digests
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.labels import IGNORED
@@ -39,21 +40,9 @@ Row = TypeVar("Row")
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, length: int) -> tuple[Tensor, Tensor]:
-    """Right-pad sequences, and say where they are.
-
-    Args:
-        sequences: Token ids or the like.
-        value: What stands in the padding.
-        length: Length to pad to, at least the longest sequence's.
-
-    Returns:
-        The padded sequences and their attention mask, both int64 (batch, length).
-    """
-    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    mask = np.arange(length) < lengths[:, None]
-    padded = np.full(mask.shape, value, dtype=np.int64)
-    padded[mask] = np.concatenate(sequences)
-    return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64))
+    """`hf_kdnas.tasks.pad`, in tensors."""
+    padded, mask = tasks.pad(sequences, value, length)
+    return torch.from_numpy(padded), torch.from_numpy(mask)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _parsed(key: str, config: PretrainedConfig) -> Architecture:
         remedy = "Write one of these."
         sizes = re.fullmatch(r"(\d+)L-(\d+)H-(\d+)F-(\d+)A-(\w+)", key)
         if sizes is not None:
-            layers, hidden, neurons, heads = map(int, sizes.groups()[:4])
+            layers, hidden, neurons, heads = (max(1, int(size)) for size in sizes.groups()[:4])
             asked = Architecture(layers, heads, heads, neurons)
             remedy = f"The nearest that one holds is {_nearest(asked, hidden, config).key}."
         raise InvalidInput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,10 @@ class LatencyTarget:
         return session
 
 
-def describe_target(fields: dict[str, Any]) -> str:
+def describe_target(fields: Mapping[str, Any]) -> str:
     """A target in words, from its fields: also one that isn't available on this machine."""
     threads = "1 thread" if fields["threads"] == 1 else f"{fields['threads']} threads"
     return (
         f"{fields['provider']}, {threads}, batch {fields['batch_size']}, "
-        f"length {fields['sequence_length']}, {fields['precision']}"
+        f"{fields['sequence_length']} tokens, {fields['precision']}"
     )

@@ -210,15 +210,6 @@ def verdict(results: Mapping[str, Any]) -> str:
     )
 
 
-def target_text(target: Mapping[str, Any]) -> str:
-    """Where latency was measured, in words."""
-    threads = "1 thread" if target["threads"] == 1 else f"{target['threads']} threads"
-    return (
-        f"ONNX Runtime, {target['provider']}, {threads}, batch {target['batch_size']}, "
-        f"{target['sequence_length']} tokens"
-    )
-
-
 def constraints_text(results: Mapping[str, Any]) -> str:
     """What the winner was asked to keep to, and whether it does; empty if nothing was asked."""
     words = {

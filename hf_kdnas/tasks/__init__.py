@@ -8,7 +8,14 @@ from hf_kdnas.tables import load_splits
 from hf_kdnas.tasks.answers import QuestionAnswering
 from hf_kdnas.tasks.base import Row, TaskData
 from hf_kdnas.tasks.classification import Classification
-from hf_kdnas.tasks.inference import by_length, evaluate_model, pad, predict, predict_onnx
+from hf_kdnas.tasks.inference import (
+    by_length,
+    evaluate_model,
+    model_inputs,
+    pad,
+    predict,
+    predict_onnx,
+)
 from hf_kdnas.tasks.masked import MaskedLanguageModelling
 from hf_kdnas.tasks.sentences import SentenceEmbeddings
 from hf_kdnas.tasks.tokens import TokenClassification
@@ -30,6 +37,7 @@ __all__ = [
     "by_length",
     "evaluate_model",
     "load_task",
+    "model_inputs",
     "pad",
     "predict",
     "predict_onnx",

@@ -29,18 +29,33 @@ def by_length(rows: Sequence[Row], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def pad(rows: Sequence[Row], pad_token_id: int) -> dict[str, NDArray[np.int64]]:
+def pad(
+    sequences: Sequence[Sequence[int]], value: int, length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Right-pad sequences, and say where they are.
+
+    Args:
+        sequences: Token ids or the like.
+        value: What stands in the padding.
+        length: Length to pad to, at least the longest sequence's.
+
+    Returns:
+        The padded sequences and their attention mask, both (batch, length).
+    """
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    mask = np.arange(length) < lengths[:, None]
+    padded = np.full(mask.shape, value, dtype=np.int64)
+    padded[mask] = np.concatenate(sequences)
+    return padded, mask.astype(np.int64)
+
+
+def model_inputs(rows: Sequence[Row], pad_token_id: int) -> dict[str, NDArray[np.int64]]:
     """Model inputs of some rows, padded on the right: each (batch, length)."""
-    shape = (len(rows), max(len(row["input_ids"]) for row in rows))
-    inputs = {"input_ids": np.full(shape, pad_token_id), "attention_mask": np.zeros(shape, np.int64)}
+    ids = [row["input_ids"] for row in rows]
+    length = max(map(len, ids))
+    inputs = dict(zip(("input_ids", "attention_mask"), pad(ids, pad_token_id, length), strict=True))
     if "token_type_ids" in rows[0]:
-        inputs["token_type_ids"] = np.zeros(shape, np.int64)
-    for position, row in enumerate(rows):
-        size = len(row["input_ids"])
-        inputs["input_ids"][position, :size] = row["input_ids"]
-        inputs["attention_mask"][position, :size] = 1
-        if "token_type_ids" in inputs:
-            inputs["token_type_ids"][position, :size] = row["token_type_ids"]
+        inputs["token_type_ids"], _ = pad([row["token_type_ids"] for row in rows], 0, length)
     return inputs
 
 
@@ -79,7 +94,7 @@ def predict(
     model.train(False)
     with torch.inference_mode(), autocast(model.device, precision):
         for batch in by_length(rows, batch_size):
-            inputs = pad([rows[index] for index in batch], model.config.pad_token_id or 0)
+            inputs = model_inputs([rows[index] for index in batch], model.config.pad_token_id or 0)
             tensors = {name: torch.from_numpy(value).to(model.device) for name, value in inputs.items()}
             outputs = model(**tensors)
             logits = {name: outputs[name].float().cpu().numpy() for name in OUTPUTS if name in outputs}
@@ -120,7 +135,7 @@ def predict_onnx(
     outputs = [each.name for each in session.get_outputs() if each.name in OUTPUTS]
     found: dict[int, NDArray[Any]] = {}
     for batch in by_length(rows, batch_size):
-        inputs = _with_types(pad([rows[index] for index in batch], pad_token_id), expected)
+        inputs = _with_types(model_inputs([rows[index] for index in batch], pad_token_id), expected)
         logits = dict(zip(outputs, session.run(outputs, inputs), strict=True))
         for index, output in zip(batch, _of_rows(logits, inputs["attention_mask"]), strict=True):
             found[index] = reduce(output, rows[index])

@@ -36,6 +36,8 @@ def test_a_target_is_a_shape_that_a_stock_config_holds(target, config, key) -> N
     ("target", "config", "message"),
     [
         ("12L-224H-896F-12A-gelu", BERT, "nearest that one holds is 12L-228H-896F-12A-gelu"),
+        ("0L-192H-768F-12A-gelu", MINILM, "nearest that one holds is 1L-192H-768F-12A-gelu"),
+        ("6L-192H-0F-12A-gelu", MINILM, "nearest that one holds is 6L-192H-1F-12A-gelu"),
         ("6L-768H-3072F-12A-gelu", MINILM, "nearest that is left then is 6L-384H-1536F-12A-gelu"),
         ("6L-192H-768F-3A-gelu", MINILM, "nearest that is left then is 6L-192H-768F-6A-gelu"),
         ("12L-192H-768F-12A-gelu", MINILM, "nearest that is left then is 6L-192H-768F-12A-gelu"),

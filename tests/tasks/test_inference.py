@@ -15,7 +15,7 @@ from hf_kdnas.tasks import (
     by_length,
     evaluate_model,
     load_task,
-    pad,
+    model_inputs,
     predict,
     predict_onnx,
 )
@@ -69,7 +69,7 @@ def test_batches_are_of_similar_length() -> None:
 
 
 def test_padding() -> None:
-    padded = pad([{"input_ids": [5, 6]}, {"input_ids": [7]}], 9)
+    padded = model_inputs([{"input_ids": [5, 6]}, {"input_ids": [7]}], 9)
     assert padded["input_ids"].tolist() == [[5, 6], [7, 9]]
     assert padded["attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert "token_type_ids" not in padded

@@ -138,7 +138,8 @@ def prepare_signals(
     teacher = initialiser.teacher
     asked = teacher_precision(plan.recipe.teacher.dtype, distillation.training.precision)
     compute = resolve_precision(processes.device, asked)
-    key = signals_key(teacher_hash(teacher), ids, names, "fp16", token_type_ids=types, compute=compute)
+    precision = distillation.signals.precision
+    key = signals_key(teacher_hash(teacher), ids, names, precision, token_type_ids=types, compute=compute)
     folder = _signals_folder(key[:16])
 
     def build() -> TeacherSignals:
@@ -149,6 +150,7 @@ def prepare_signals(
                 names,
                 folder,
                 token_type_ids=types,
+                precision=precision,
                 compute=compute,
                 progress=lambda done, _: progress(done, ""),
             )
@@ -167,7 +169,9 @@ def _kept_size(plan: Plan) -> int:
         return 0
     lengths = (len(row["input_ids"]) for row in plan.distilled_rows)
     token_logits = reads_tokens(plan.model_class)
-    size = TeacherSignals.size_bytes(plan.config, lengths, names, token_logits=token_logits)
+    size = TeacherSignals.size_bytes(
+        plan.config, lengths, names, signals.precision, token_logits=token_logits
+    )
     return size if size <= signals.disk_budget_gb * 1e9 else 0
 
 

@@ -129,6 +129,9 @@ class SignalsSection:
 
     cache: bool = option(True, "keep them; false runs the teacher beside the student")
     disk_budget_gb: float = option(50.0, "run the teacher live where they would take more", above=0)
+    precision: Literal["fp16", "fp32"] = option(
+        "fp16", "how they are kept, but for logits; fp32 takes twice the room, for what fp16 does not hold"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,7 +166,8 @@ class Stages:
         from_labels = set(section.objectives) == {"task"}
         settings = asdict(section)
         settings.pop("superlm")  # its weights count, not where they are
-        settings["signals"] = self.materials.signals is not None  # not what they may take
+        kept = self.materials.signals is not None
+        settings["signals"] = section.signals.precision if kept else None  # not what they may take
         return FullDistillation(
             folder=self.folder / "students",
             inputs=self.hash(seed, settings, *self.brought),

@@ -40,6 +40,20 @@ def test_the_teacher_computes_in_the_dtype_asked_for(signals_of) -> None:
     torch.testing.assert_close(logits["bfloat16"], logits["float32"], rtol=0.05, atol=0.05)
 
 
+def test_signals_may_be_kept_in_fp32(signals_of) -> None:
+    found = {
+        precision: signals_of(f"distillation.signals.precision={precision}") for precision in ("fp16", "fp32")
+    }
+    assert found["fp16"].folder != found["fp32"].folder
+    assert found["fp16"].folder == signals_of().folder
+    states = {precision: signals.collate([0], 32)["hidden.3"] for precision, signals in found.items()}
+    assert {precision: each.dtype for precision, each in states.items()} == {
+        "fp16": torch.float16,
+        "fp32": torch.float32,
+    }
+    assert torch.equal(states["fp16"], states["fp32"].half())
+
+
 def test_damaged_signals_in_the_cache_are_built_again(signals_of) -> None:
     signals = signals_of()
     file = signals.folder / "logits.npy"

@@ -220,8 +220,8 @@ class Writer:
                 "precision",
                 self.precision,
                 f"{name} of this teacher reaches {values.abs().max():g}, {dtype} {np.finfo(dtype).max:g}",
-                "Keep the signals in fp32; if they are not finite there either, run the teacher in float32, "
-                "or mend it.",
+                "Keep the signals in fp32 (distillation.signals.precision); if they are not finite there "
+                "either, run the teacher in float32, or mend it.",
             )
         return kept.cpu().numpy()
 

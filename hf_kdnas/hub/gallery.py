@@ -8,7 +8,6 @@ from typing import Any
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.hub.sources import dataset_name, teacher_name
-from hf_kdnas.latency.target import describe_target
 from hf_kdnas.report import view
 from hf_kdnas.report.formats import NOTHING, count, duration, milliseconds, percent, score, times
 from hf_kdnas.resources import recipe_names
@@ -80,13 +79,12 @@ def _section(name: str, runs: Sequence[Mapping[str, Any]]) -> str:
     teachers = dict.fromkeys(f"{teacher_name(each)} ({each['teacher']['architecture']})" for each in runs)
     data = dict.fromkeys(dataset_name(each) for each in runs)
     places = dict.fromkeys(
-        f"{describe_target(each['latency_target'])}, {each['student']['latency']['device']}" for each in runs
+        f"{view.target_text(each['latency_target'])}, {each['student']['latency']['device']}" for each in runs
     )
     lines = [
         f"## {name}",
         "",
-        f"Teacher: {'; '.join(teachers)}. Data: {'; '.join(data)}. "
-        f"Latency on ONNX Runtime: {'; '.join(places)}.",
+        f"Teacher: {'; '.join(teachers)}. Data: {'; '.join(data)}. Latency: {'; '.join(places)}.",
         "",
         f"| {' | '.join(_COLUMNS)} |",
         f"|---:|---|---|{'---:|' * (len(_COLUMNS) - 3)}",

@@ -75,7 +75,10 @@ class LatencyReport:
                 f"reference  {self.reference_median_ms:.3f} ms, timed in turn",
                 f"speed-up   {self.speedup:.2f} times  (95 % interval {1 / high:.2f} to {1 / low:.2f})",
             ]
-        lines += [f"target     {describe_target(self.target)}", f"device     {self.device}"]
+        lines += [
+            f"target     {describe_target(self.target)}, {self.target['precision']}",
+            f"device     {self.device}",
+        ]
         return "\n".join([*lines, f"runtime    onnxruntime {self.onnxruntime}"])
 
 

@@ -73,7 +73,7 @@ class LatencyTarget:
                 )
 
     def __str__(self) -> str:
-        return describe_target(vars(self))
+        return f"{describe_target(vars(self))}, {self.precision}"
 
     @property
     def device(self) -> str:
@@ -111,9 +111,8 @@ class LatencyTarget:
 
 
 def describe_target(fields: Mapping[str, Any]) -> str:
-    """A target in words, from its fields: also one that isn't available on this machine."""
+    """A target but for its precision in words, from its fields: also one that isn't available here."""
     threads = "1 thread" if fields["threads"] == 1 else f"{fields['threads']} threads"
     return (
-        f"{fields['provider']}, {threads}, batch {fields['batch_size']}, "
-        f"{fields['sequence_length']} tokens, {fields['precision']}"
+        f"{fields['provider']}, {threads}, batch {fields['batch_size']}, {fields['sequence_length']} tokens"
     )

@@ -9,7 +9,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from hf_kdnas.latency.target import describe_target
 from hf_kdnas.report import view
 from hf_kdnas.report.formats import FORMATS
 from hf_kdnas.report.plots import course_plot, narrowing_plot, pareto_plot, reward_plot
@@ -57,7 +56,6 @@ def report_html(results: Mapping[str, Any]) -> str:
     return environment.get_template("report.html.jinja").render(
         results=results,
         view=view,
-        describe_target=describe_target,
         models=models,
         pareto=Markup(pareto_plot(results, models)),
         course=Markup(course) if course else None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.latency.target import describe_target
 from hf_kdnas.report.formats import NOTHING, milliseconds, percent, score, times
 from hf_kdnas.run import read_json
 
@@ -208,6 +209,11 @@ def verdict(results: Mapping[str, Any]) -> str:
         f"{student['architecture']} keeps {percent(results['retained'])} of its teacher's {metric} "
         f"at {results['speedup']:.2f} times its speed."
     )
+
+
+def target_text(target: Mapping[str, Any]) -> str:
+    """Where latency was measured, in words."""
+    return f"ONNX Runtime, {describe_target(target)}"
 
 
 def constraints_text(results: Mapping[str, Any]) -> str:

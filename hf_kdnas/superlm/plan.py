@@ -14,7 +14,13 @@ from hf_kdnas.distill.criterion import check_objectives
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
 from hf_kdnas.plan import check_activations, make_space
-from hf_kdnas.recipe import DataSection, DistillationSection, SearchSection, SpaceSection
+from hf_kdnas.recipe import (
+    DataSection,
+    DistillationSection,
+    SearchSection,
+    SignalsSection,
+    SpaceSection,
+)
 from hf_kdnas.recipe_checks import check_name, check_section
 from hf_kdnas.recipe_files import default_of, read_section
 from hf_kdnas.slicing import parameter_counter
@@ -210,7 +216,7 @@ def _check_unused(recipe: Recipe) -> None:
         "distillation": (
             recipe.distillation,
             "a SuperLM is trained as superlm.training and superlm.objectives say",
-            DistillationSection(),
+            DistillationSection(signals=SignalsSection(precision=recipe.distillation.signals.precision)),
         ),
         "student": (
             recipe.student,

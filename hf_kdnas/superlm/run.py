@@ -187,9 +187,12 @@ class SuperLMRun:
         # Training fixes its constants on them as well.
         kept = self.plan.losses(self.plan.kept_objectives, self._projection, self.device)
         names = sorted(kept.teacher_signals)
-        key = signals_key(teacher_hash(self.teacher), windows, names, "fp16", compute=compute)
+        kept_in = self.recipe.distillation.signals.precision
+        key = signals_key(teacher_hash(self.teacher), windows, names, kept_in, compute=compute)
         folder = cache_dir() / "signals" / key[:16]
-        build = partial(TeacherSignals.build, self.teacher, windows, names, folder, compute=compute)
+        build = partial(
+            TeacherSignals.build, self.teacher, windows, names, folder, precision=kept_in, compute=compute
+        )
         held_out = HeldOut(
             windows=windows,
             signals=on_first(build, self.processes),

@@ -69,5 +69,5 @@ def test_the_device_is_the_one_that_the_provider_runs_on(monkeypatch: pytest.Mon
 
 def test_a_target_of_another_machine_can_be_described() -> None:
     fields = {**vars(LatencyTarget()), "provider": "OtherExecutionProvider", "threads": 4}
-    assert describe_target(fields) == "OtherExecutionProvider, 4 threads, batch 1, 128 tokens, fp32"
+    assert describe_target(fields) == "OtherExecutionProvider, 4 threads, batch 1, 128 tokens"
     assert str(LatencyTarget()) == "CPUExecutionProvider, 1 thread, batch 1, 128 tokens, fp32"

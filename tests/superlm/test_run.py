@@ -106,6 +106,9 @@ def test_train_rank_and_extract(recipe_file, capsys, tmp_path) -> None:
     recipe = load_recipe(str(recipe_file))
     again = SuperLMRun(plan_superlm(recipe), RunFolder(tmp_path / "run"), join_processes())
     assert held_out_loss(again, student) == pytest.approx(smallest["loss"], rel=1e-2)  # signals in fp16
+    finer = plan_superlm(load_recipe(str(recipe_file), ["distillation.signals.precision=fp32"]))
+    held_out = SuperLMRun(finer, RunFolder(tmp_path / "run"), join_processes()).held_out
+    assert {each.dtype for each in held_out.signals.collate([0], 16).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("kind", ["mpnet", "exact"])

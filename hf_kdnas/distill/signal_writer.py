@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import time
@@ -145,7 +144,7 @@ class Writer:
 
     def _header(self, name: str) -> bytes:
         """What the file of a signal, of all texts, begins with."""
-        header = io.BytesIO()
+        header = BytesIO()
         shape = (units(name, self.lengths, self.token_logits), signal_width(name, self.teacher.config))
         descr = np.lib.format.dtype_to_descr(kept_dtype(name, self.precision))
         np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})

@@ -19,9 +19,11 @@ import gc
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ import torch
 from harness import Benchmark, alternately, arguments, middle, ratios
 from trainers import PLAIN, Bench, Settings, mini_lm, sst2
 from transformers import MPNetConfig, MPNetForSequenceClassification
+
+from hf_kdnas.memory import keep_freed_memory
 
 BATCH = 32
 ROUNDS, BATCHES = 5, 50
@@ -121,6 +125,26 @@ def step_by_step(bench: Bench, rounds: int) -> dict[str, Any]:
     return {"samples_per_second": alternately(arms, rounds)}
 
 
+def with_memory_kept(bench: Bench, rounds: int) -> dict[str, Any]:
+    """What it brings that a process keeps the memory that it frees, as in every run of a recipe.
+
+    Each arm has a new process, because what is kept once is kept for good.
+    """
+    ours = partial(bench.distilled, losses=HIDDEN, signals=bench.signals(SIGNALS))
+
+    def measured(number: int, settings: Settings, kept: bool) -> float:
+        initializer = keep_freed_memory if kept else None
+        with ProcessPoolExecutor(1, get_context("spawn"), initializer) as process:
+            return process.submit(ours, number, settings=settings).result()
+
+    arms = {
+        f"{name}{', memory kept' if kept else ''}": partial(measured, settings=settings, kept=kept)
+        for name, settings in (("fp32", FP32), ("bf16", BF16))
+        for kept in (False, True)
+    }
+    return {"samples_per_second": alternately(arms, rounds)}
+
+
 def on_gpu(folder: Path, rounds: int) -> dict[str, Any]:
     """A script with a live teacher beside the package, all in bf16, without and with torch.compile.
 
@@ -170,6 +194,7 @@ def cells(folder: Path, *, quick: bool) -> dict[str, Callable[[], dict[str, Any]
                 found[f"{peer}, {name}"] = partial(against_peer, peer, run, three, losses, rounds)
     if not quick:
         found["step by step"] = partial(step_by_step, three, rounds)
+        found["memory"] = partial(with_memory_kept, three, rounds)
         found["GPU"] = partial(on_gpu, folder / "gpu", rounds)
     return found
 

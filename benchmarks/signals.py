@@ -26,12 +26,12 @@ from trainers import Bench, Settings, mini_lm, sst2
 
 from hf_kdnas import TeacherSignals
 from hf_kdnas.distill.data import pad
-from hf_kdnas.distill.signal_writer import token_batches
+from hf_kdnas.distill.signal_writer import CPU_BATCH_TOKENS, token_batches
+from hf_kdnas.memory import keep_freed_memory
 
 TEXTS, STEPS, ROUNDS = 10_000, 40, 5
 QUICK_TEXTS, QUICK_STEPS, QUICK_ROUNDS = 4_000, 15, 3
 BATCH = 32
-BATCH_TOKENS = 8192
 
 LOSSES = {
     "logits": {"logits": {}},
@@ -78,9 +78,7 @@ class Signals:
     def build(self, losses: Mapping[str, Any], folder: Path, compute: str) -> TeacherSignals:
         """Build what losses read, or find it."""
         names = self.bench.needed(losses)
-        return TeacherSignals.build(
-            self.teacher, self.ids, names, folder, batch_size_tokens=BATCH_TOKENS, compute=compute
-        )
+        return TeacherSignals.build(self.teacher, self.ids, names, folder, compute=compute)
 
     @torch.inference_mode()
     def forward(self, compute: str, number: int) -> float:
@@ -88,7 +86,7 @@ class Signals:
         start = time.perf_counter()
         lengths = np.array([len(ids) for ids in self.ids])
         with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bf16"):
-            for indices in token_batches(lengths, BATCH_TOKENS):
+            for indices in token_batches(lengths, CPU_BATCH_TOKENS):
                 ids = [self.ids[index] for index in indices]
                 padded, mask = pad(ids, self.teacher.config.pad_token_id, max(map(len, ids)))
                 self.teacher(input_ids=padded, attention_mask=mask)
@@ -123,6 +121,7 @@ def _timed(function: Any, *args: Any) -> tuple[float, Any]:
 def main() -> None:
     """Run what is missing, and print the table and the targets."""
     options = arguments(__doc__ or "")
+    keep_freed_memory()  # as in every run of a recipe
     benchmark = Benchmark("signals-quick" if options.quick else "signals", options.cells)
     sizes = (QUICK_TEXTS, QUICK_STEPS, QUICK_ROUNDS) if options.quick else (TEXTS, STEPS, ROUNDS)
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from hf_kdnas.errors import USER_ERROR, InvalidInput
+from hf_kdnas.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -21,7 +22,7 @@ TIMEOUT = timedelta(hours=24)
 
 
 def join_processes() -> PartialState:
-    """Join the other processes of this launch, if there are any.
+    """Join the other processes of this launch, if there are any, and make this one ready for the work.
 
     Raises:
         InvalidInput: If the launcher started several processes that don't know of each other, as
@@ -40,6 +41,8 @@ def join_processes() -> PartialState:
             "On CPUs start it with: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
             "--num_processes N -m hf_kdnas ...",
         )
+    if state.device.type == "cpu":
+        keep_freed_memory()
     return state
 
 

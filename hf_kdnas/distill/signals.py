@@ -100,7 +100,7 @@ class TeacherSignals:
         folder: Path,
         *,
         token_type_ids: Sequence[Sequence[int]] | None = None,
-        batch_size_tokens: int = 8192,
+        batch_size_tokens: int | None = None,
         precision: str = "fp16",
         compute: str = "fp32",
         progress: Progress | None = None,
@@ -117,7 +117,7 @@ class TeacherSignals:
             names: Signals to keep.
             folder: Where to put them.
             token_type_ids: Segment ids of each text, for pairs.
-            batch_size_tokens: Tokens of a batch, with padding.
+            batch_size_tokens: Tokens of a batch, with padding; None takes what suits the teacher's device.
             precision: How to keep all but logits, `fp16` or `fp32`; logits are kept in fp32.
             compute: How the teacher runs: `fp32` (as its weights are), or under autocast in `bf16` or
                 `fp16`.

@@ -247,14 +247,23 @@ def make_space(
         origins: Shapes that students are cut from; none means the teacher's.
 
     Raises:
-        InvalidInput: If no member is left, naming the constraint that emptied it.
+        InvalidInput: If no member is left, naming the constraint that emptied it, or a head count is listed
+            that divides no hidden size.
     """
     teacher, family = Architecture.from_config(config), get_family(config)
     preset = SearchSpace.preset(section.preset, teacher)
+    listed = {name: getattr(section, name) for name in DIMENSIONS if getattr(section, name) is not None}
     if "head_size" not in family.config_fields:
         preset = preset.native()
-    listed = {name: getattr(section, name) for name in DIMENSIONS if getattr(section, name) is not None}
+        _check_heads({**preset.dimensions, **listed}, listed.get("num_attention_heads", ()))
     constraints: dict[str, Constraint] = dict(preset.constraints)
+    if initialisation == "random" and any(
+        size > getattr(teacher, name)
+        for name, sizes in listed.items()
+        if name != "hidden_act"
+        for size in sizes
+    ):
+        constraints.pop("cut from the teacher", None)  # nothing is, and larger ones are asked for
     constraints["a stock config of the teacher's type"] = lambda member: family.allows_width(
         config, member.hidden_size
     )
@@ -269,6 +278,19 @@ def make_space(
         most = section.max_parameters
         constraints["space.max_parameters"] = lambda member: parameters(member) <= most
     return preset.changed(listed, constraints)
+
+
+def _check_heads(dimensions: Mapping[str, Sequence[Any]], heads: Iterable[int]) -> None:
+    """Refuse a head count that no member of a stock config would have."""
+    widths = list(dimensions["hidden_size"])
+    for count in heads:
+        if all(width % count for width in widths):
+            raise InvalidInput(
+                "space.num_attention_heads",
+                count,
+                f"must divide a hidden size out of {widths}",
+                "Leave it out, or list hidden sizes that it divides.",
+            )
 
 
 def _check_fits(key: str, shapes: dict[str, Architecture], known: _Basis, initialisation: str) -> None:
@@ -334,10 +356,16 @@ def _within_parameters(
 def _check_training(plan: Plan) -> None:
     """Build criteria and arguments once, so that what they refuse is refused now."""
     recipe = plan.recipe
-    for objectives in plan.objectives:
-        _check_objectives(objectives, plan.task)
-        with _within("distillation"):
-            for architecture in (plan.space.members[0], plan.space.members[-1]):
+    compared = {f"compare.objectives.{name}": each for name, each in compared_sets(recipe).items()}
+    # Objectives look at depth and width alone.
+    kinds = {
+        (each.num_hidden_layers, each.attention_size): each
+        for each in [*plan.space, *plan.baselines.values()]
+    }
+    for key, objectives in {"distillation.objectives": recipe.distillation.objectives, **compared}.items():
+        with _written_as(key):
+            _check_objectives(objectives, plan.task)
+            for architecture in kinds.values():
                 DistillationCriterion(objectives, architecture, plan.teacher)
     for key, section, arguments in (
         ("teacher.fine_tune", recipe.teacher.fine_tune, shared_arguments),
@@ -353,7 +381,7 @@ def _check_objectives(objectives: Mapping[str, Mapping[str, Any]], task: TaskDat
     """Refuse objectives that this task has no signals for, or another pooling than the task's."""
     for name in sorted(task.unfit_objectives & objectives.keys()):
         raise InvalidInput(
-            "distillation.objectives",
+            "objectives",
             name,
             f"{task.kind} has nothing for {', '.join(sorted(task.unfit_objectives))}",
             "Choose others, such as {sentence: {}, hidden: {}}."
@@ -363,11 +391,21 @@ def _check_objectives(objectives: Mapping[str, Mapping[str, Any]], task: TaskDat
     pooling = objectives.get("sentence", {}).get("pooling", "mean")
     if isinstance(task, SentenceEmbeddings) and "sentence" in objectives and pooling != task.pooling:
         raise InvalidInput(
-            "distillation.objectives.sentence.pooling",
+            "objectives.sentence.pooling",
             pooling,
             f"the teacher's vectors are made by {task.pooling}",
             f"Set pooling: {task.pooling}.",
         )
+
+
+@contextmanager
+def _written_as(key: str) -> Iterator[None]:
+    """Put the key of a set of objectives where an objective that is refused says `objectives`."""
+    try:
+        yield
+    except InvalidInput as error:
+        field = f"{key}{error.field.removeprefix('objectives')}"
+        raise InvalidInput(field, error.given, error.allowed, error.remedy) from error
 
 
 @contextmanager

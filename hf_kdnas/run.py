@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,33 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file, or None where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
+    """What is other than it was, by dotted key: what it was and what it is, long lists cut short.
+
+    Args:
+        before: Settings as JSON gives them.
+        now: Later ones; None is as good as no such key.
+    """
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    return {
+        key: (_short(old.get(key)), _short(new.get(key)))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _short(value: object) -> object:
+    return [*value[:3], f"{len(value)} in all"] if isinstance(value, list) and len(value) > 4 else value
 
 
 def require_writable(folder: Path, field: str, remedy: str) -> None:

@@ -304,9 +304,11 @@ def _fast_enough(
             found = True
             yield member, _measured(latencies(member.architecture))
     if not found:
+        limits = {"latency_ms": budget.latency_ms, "speedup": budget.speedup}
+        asked = {name: limit for name, limit in limits.items() if limit is not None}
         raise InvalidInput(
-            "latency",
-            f"{budget.latency_ms} ms, speed-up {budget.speedup}",
+            " and ".join(asked),
+            " and ".join(map(str, asked.values())),
             "no member that was predicted to keep to it did so when it was measured",
             "Ask for less.",
         )

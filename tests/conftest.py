@@ -76,14 +76,24 @@ def _name(fields: dict) -> str:
     return fields["model_type"] if width is None else f"{fields['model_type']}-{width}"
 
 
-@pytest.fixture(params=FAMILIES, ids=_name)
-def tiny_config(request: pytest.FixtureRequest):
-    """A tiny config of each family, with two labels: a new family is a line in FAMILIES."""
+def _tiny(fields: dict):
     from transformers import AutoConfig
 
     import hf_kdnas.exact  # noqa: F401  # a type of ours
 
-    return AutoConfig.for_model(**request.param, num_labels=2)
+    return AutoConfig.for_model(**fields, num_labels=2)
+
+
+@pytest.fixture(params=FAMILIES, ids=_name)
+def tiny_config(request: pytest.FixtureRequest):
+    """A tiny config of each family, with two labels: a new family is a line in FAMILIES."""
+    return _tiny(request.param)
+
+
+@pytest.fixture
+def tiny_configs() -> list:
+    """Those of all families, for what takes them together."""
+    return [_tiny(fields) for fields in FAMILIES]
 
 
 @pytest.fixture

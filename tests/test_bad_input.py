@@ -55,7 +55,21 @@ def _refused(
         (("--latency.precision", "int8"), ("latency.precision", "export.int8", "kdnas latency --precision")),
         (("--latency.sequence_length", "100"), ("latency.sequence_length", "64")),
         (("--search.baselines", "[distilbert]"), ("search.baselines", "6L-768H-3072F-12A-gelu")),
-        (("--distillation.objectives.hidden.layers", "first"), ("layers", "uniform+last")),
+        (
+            ("--distillation.objectives.hidden.layers", "first"),
+            ("objectives.hidden.layers: got 'first'", "uniform+last"),
+        ),
+        (
+            (
+                "--space.hidden_size",
+                "[16, 24, 32]",
+                "--space.num_attention_heads",
+                "[2]",
+                "--distillation.objectives",
+                "{relations: {relation_heads: 16}}",
+            ),
+            ("distillation.objectives.relations.relation_heads: got 16", "24"),
+        ),
         (("--teacher.model", "package:no_such_package/model"), ("pip install no-such-package",)),
         (("--data.path", "no/such/reviews.csv"), ("data.path", "no such file, seen from")),
         (
@@ -130,6 +144,10 @@ def test_a_setting_that_cannot_be_used(
         (("--student", "no/such/model"), ("student", "no/such/model", "every-second-layer")),
         (("--student", "4L-32H-64F-4A-gelu"), ("student", "can't be cut from the teacher")),
         (("--student", "1L-17H-32F-2A-gelu"), ("17", "2")),
+        (
+            ("--compare", "{objectives: {OD: {logits: {}}, HS: {hidden: {layers: [[9, 1]]}}}}"),
+            ("compare.objectives.HS.hidden.layers: got [9, 1]",),
+        ),
         (("--compare", "{objectives: {OD: {logit: {}}}}"), ("compare.objectives.OD", "Did you mean logits?")),
         (
             (

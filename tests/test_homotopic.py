@@ -171,7 +171,7 @@ def test_relations_have_one_number_of_heads_on_all_the_way(project: Path) -> Non
         (["--homotopic.end", "1.5"], "homotopic.end: got 1.5; must be above 0, at most 1"),
         (["--homotopic.end", "1"], "leave some of the training"),
         (["--homotopic.smoothing", "0"], "homotopic.uncertainty: got 0.85; with smoothing: 0"),
-        (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training rows give"),
+        (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training has"),
         (["--data.limit", "20", "--distillation.training.epochs", "1"], "or give more rows"),
         (["--data.task", "fill-mask", "--teacher.fine_tune", "null", "--data.labels", "null"], "ForMaskedLM"),
         (["--distillation.objectives.mlm", "{}"], "has nothing for mlm"),
@@ -301,7 +301,7 @@ def test_candidates_of_a_finished_search_are_narrowed_without_another(
         (["--homotopic.target", "0.5"], "narrows finalists to the shapes that the search finds"),
         (["--search.baselines", "[2L-32H-64F-2A-gelu]"], "search.baselines.2L-32H-64F-2A-gelu: got"),
         (["--space.num_attention_heads", "[1]", "--space.hidden_size", "[32]"], "search.finalise: homotopic"),
-        (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training rows give"),
+        (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training has"),
     ],
     ids=str,
 )

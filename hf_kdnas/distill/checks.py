@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -206,6 +206,23 @@ def check_labels(labels: Sequence[Any], student: PreTrainedModel) -> None:
         _check_text_labels(labels, head)
     elif outputs_of(type(student)) == EACH_TOKEN and np.ndim(labels[0]) == 1:
         _check_classes(np.fromiter(chain.from_iterable(labels), dtype=np.int64), student.config.num_labels)
+
+
+def check_spans(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse answers that begin or end where their text has no token.
+
+    Args:
+        rows: Rows for question answering, without padding.
+    """
+    for row in rows:
+        for column in ("start_positions", "end_positions"):
+            if not 0 <= int(row[column]) < len(row["input_ids"]):
+                raise InvalidInput(
+                    column,
+                    int(row[column]),
+                    f"the tokens of this text have the places 0 to {len(row['input_ids']) - 1}",
+                    "Where an answer was cut off, set both to the place of the first token ([CLS]).",
+                )
 
 
 def _check_text_labels(labels: Sequence[Any], head: Head) -> None:

@@ -25,7 +25,9 @@ SEARCHED = "searched"
 SEARCH_TOKENS = 1024
 
 
-def layer_pairs(kind: str | Iterable[Sequence[int]], teacher_layers: int, student_layers: int) -> list[Pair]:
+def layer_pairs(
+    kind: str | Iterable[Sequence[int]], teacher_layers: int, student_layers: int, key: str = "layers"
+) -> list[Pair]:
     """The pairs (teacher layer, student layer) of a layer map.
 
     Layers count from 1; 0 stands for the output of the embeddings. The maps (arXiv 2310.08797), for a
@@ -41,6 +43,7 @@ def layer_pairs(kind: str | Iterable[Sequence[int]], teacher_layers: int, studen
         kind: One of these names, or the pairs themselves.
         teacher_layers: Depth of the teacher, L_T.
         student_layers: Depth of the student, L_S.
+        key: The setting that asks for it.
 
     Returns:
         The pairs, sorted by student layer; a student layer may have several teacher layers.
@@ -50,13 +53,13 @@ def layer_pairs(kind: str | Iterable[Sequence[int]], teacher_layers: int, studen
             `uniform-consecutive` is asked for a student deeper than its teacher.
     """
     if not isinstance(kind, str):
-        return _explicit_pairs(kind, teacher_layers, student_layers)
+        return _explicit_pairs(kind, teacher_layers, student_layers, key)
     if kind not in KINDS:
         allowed = f"layer maps are {', '.join(KINDS)}, and searched for hidden states"
-        raise InvalidInput("layers", kind, allowed, "Choose one, or list pairs.")
+        raise InvalidInput(key, kind, allowed, "Choose one, or list pairs.")
     if student_layers > teacher_layers and kind != "uniform-consecutive":
         raise InvalidInput(
-            "layers",
+            key,
             kind,
             f"the student ({student_layers} layers) may be no deeper than the teacher ({teacher_layers})",
             "Choose a shallower student, uniform-consecutive, or list the pairs.",
@@ -116,12 +119,14 @@ def _sources(kind: str, student: int, teacher_layers: int, student_layers: int) 
     return range(first, -(-student * teacher_layers // student_layers) + 1)
 
 
-def _explicit_pairs(pairs: Iterable[Sequence[int]], teacher_layers: int, student_layers: int) -> list[Pair]:
+def _explicit_pairs(
+    pairs: Iterable[Sequence[int]], teacher_layers: int, student_layers: int, key: str
+) -> list[Pair]:
     found: list[Pair] = []
     for pair in pairs:
         if len(pair) != 2:
             raise InvalidInput(
-                "layers",
+                key,
                 list(pair),
                 "a pair is [teacher layer, student layer]",
                 "Write pairs of two numbers.",
@@ -129,7 +134,7 @@ def _explicit_pairs(pairs: Iterable[Sequence[int]], teacher_layers: int, student
         teacher, student = pair
         if not (0 <= teacher <= teacher_layers and 0 <= student <= student_layers):
             raise InvalidInput(
-                "layers",
+                key,
                 list(pair),
                 f"the teacher has layers 0 to {teacher_layers}, the student 0 to {student_layers} "
                 "(0 is the output of the embeddings)",
@@ -137,7 +142,5 @@ def _explicit_pairs(pairs: Iterable[Sequence[int]], teacher_layers: int, student
             )
         found.append((teacher, student))
     if not found:
-        raise InvalidInput(
-            "layers", [], "needs at least one pair", f"Add one, or name a map: {', '.join(KINDS)}."
-        )
+        raise InvalidInput(key, [], "needs at least one pair", f"Add one, or name a map: {', '.join(KINDS)}.")
     return sorted(set(found), key=lambda pair: pair[::-1])

@@ -22,6 +22,7 @@ from hf_kdnas.distill.checks import (
     check_dataset,
     check_labels,
     check_lengths,
+    check_spans,
     check_teacher,
     check_vocabularies,
     refuse_loss,
@@ -200,7 +201,7 @@ class DistillationTrainer(Trainer):
             rows: A data set, or some rows of one.
             evaluated: Whether the student alone reads them, with its head's own loss.
         """
-        lengths, labels, collator = [], [], self.data_collator
+        lengths, labels, spans, collator = [], [], [], self.data_collator
         # Iterating has no end where a data set has rows by number alone and never raises IndexError.
         for row in map(
             unpadded, rows if hasattr(rows, "__iter__") else map(rows.__getitem__, range(len(rows)))
@@ -208,8 +209,13 @@ class DistillationTrainer(Trainer):
             lengths.append(len(row["input_ids"]))
             if isinstance(collator, DistillationCollator) and (column := collator.label_column(row)) in row:
                 labels.append(row[column])
-        if labels and (evaluated or "task" in self.criterion.weights):
+            if "start_positions" in row:
+                spans.append(row)
+        learned = "task" in self.criterion.weights
+        if labels and (evaluated or learned):
             check_labels(labels, self._student)
+        if learned and not evaluated:  # the head's own loss passes over answers that were cut off
+            check_spans(spans)
         check_lengths(lengths, self._student.config, "student")
         if self.teacher is not None and not evaluated:
             check_lengths(lengths, self.teacher.config, "teacher")

@@ -26,7 +26,7 @@ from hf_kdnas.homotopic.compaction import SCORES, TEACHER_UNITS, Compaction, com
 from hf_kdnas.homotopic.importance import GRADIENT_SCORES, RunningImportance, activation, magnitude
 from hf_kdnas.homotopic.trainer import HomotopicTrainer
 from hf_kdnas.processes import join_processes
-from hf_kdnas.run import read_json, write_json
+from hf_kdnas.run import changes, read_json, write_json
 from hf_kdnas.slicing import move_to, slice_student
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from hf_kdnas.tasks.masking import Masking
 
 SETTINGS = "settings.json"
+# In it, a hash of what the student is cut from and learns from.
+ORIGIN = "teacher or data"
 
 
 def total_steps(section: TrainingSection, rows: int) -> int:
@@ -84,13 +86,17 @@ def refuse_others(folder: Path, settings: Mapping[str, Any]) -> None:
         InvalidInput: If it does, naming what is other.
     """
     kept = read_json(folder / SETTINGS)
-    changed = [name for name in settings if kept is not None and kept.get(name) != settings[name]]
+    changed = {} if kept is None else changes(kept, settings)
     if changed:
         (*_, end, target), steps = kept["segments"][-1], settings["segments"][-1]
+        others = [
+            name if name in ("segments", ORIGIN) else f"{name} ({old!r}, now {new!r})"
+            for name, (old, new) in changed.items()
+        ]
         raise InvalidInput(
             "homotopic",
             f"{steps[2]} in {steps[1]} steps",
-            f"{folder} was begun towards {target} in {end} steps, with other {' and '.join(changed)}",
+            f"{folder} was begun towards {target} in {end} steps, with other {' and '.join(others)}",
             "Take the old settings again, choose another folder, or start again with --overwrite.",
         )
 
@@ -172,7 +178,7 @@ class HomotopicDistillation:
 
     def _keep_settings(self, folder: Path) -> None:
         settings = settings_of(self.segments, self.section, self.objectives, self.training, self.seed)
-        settings["teacher or data"] = self.origin
+        settings[ORIGIN] = self.origin
         refuse_others(folder, settings)
         if PartialState().is_main_process:
             write_json(folder / SETTINGS, settings)

@@ -95,13 +95,13 @@ def plan_segments(
         )
     first, last = round(start * steps), min(round(end * steps), steps - 1)
     cuts = compaction_steps(first, last, compactions)
-    if last == first or len(cuts) < compactions:
+    if last <= first or len(cuts) < compactions:
         raise InvalidInput(
             "homotopic.compactions",
             compactions,
-            f"the training rows give {last - first} steps from homotopic.start to homotopic.end, where early "
-            "cuts lie close together: some would fall on one step",
-            "Ask for fewer, train for more epochs, or give more rows.",
+            f"the training has {max(0, last - first)} steps from homotopic.start to homotopic.end, where "
+            "early cuts lie close together: some would fall on one step",
+            "Ask for fewer, or train for more steps: more epochs or rows, or max_steps where it is set.",
         )
     teacher = Architecture.from_config(config)
     shape = _shape(target, teacher.hidden_size, teacher.num_attention_heads, teacher.intermediate_size)

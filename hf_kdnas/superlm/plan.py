@@ -262,17 +262,22 @@ def _space(
     check_name("superlm.spaces", name)
     written = read_section(SpaceSection, values, key)
     check_section(written, f"{key}.")
-    teacher = Architecture.from_config(config)
-    space = make_space(written, config, "random", parameter_counter(model_class, config))
-    check_activations(space)
+    teacher, any_size = Architecture.from_config(config), section.initialisation == "random"
     too_wide = [
         f"{dimension} {size}"
         for dimension in _SIZES
         for size in getattr(written, dimension) or ()
-        if size > getattr(teacher, dimension)
+        if size > getattr(teacher, dimension) and not any_size
     ]
-    too_wide += [member.key for member in space if not member.fits_into(teacher)]
-    if too_wide and section.initialisation != "random":
+    if not too_wide:
+        try:
+            space = make_space(written, config, "random", parameter_counter(model_class, config))
+            check_activations(space)
+        except InvalidInput as error:
+            field = f"{key}{error.field.removeprefix('space')}"
+            raise InvalidInput(field, error.given, error.allowed, error.remedy) from error
+        too_wide = [member.key for member in space if not any_size and not member.fits_into(teacher)]
+    if too_wide:
         raise InvalidInput(
             key,
             too_wide[0],

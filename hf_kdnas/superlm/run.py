@@ -24,7 +24,7 @@ from hf_kdnas.precision import resolve_attention, resolve_precision, teacher_pre
 from hf_kdnas.processes import on_first
 from hf_kdnas.progress import Narrator
 from hf_kdnas.resources import cache_dir
-from hf_kdnas.run import atomic_folder, read_json, recover_folder, write_json
+from hf_kdnas.run import atomic_folder, changes, read_json, recover_folder, write_json
 from hf_kdnas.slicing import move_to
 from hf_kdnas.superlm.checkpoint import Checkpoint
 from hf_kdnas.superlm.held_out import HeldOut
@@ -348,12 +348,14 @@ class SuperLMRun:
         for name in _OF_THE_TEACHERS_CARD:
             kept.get("teacher", {}).pop(name, None)  # older versions kept them
         # A version that did not keep one of them yet can't say that it changed.
-        changed = sorted(name for name, value in settings.items() if kept.get(name, value) != value)
+        changed = changes({name: kept.get(name, value) for name, value in settings.items()}, settings)
         if changed:
+            (key, (old, new)), *others = changed.items()
+            also = f" (and with other {', '.join(name for name, _ in others)})" if others else ""
             raise InvalidInput(
-                ", ".join(changed),
-                f"other settings than those that {self.folder.path} began with",
-                "a SuperLM goes on with its own",
+                key,
+                new,
+                f"{self.folder.path} began with {old!r}{also}, and a SuperLM goes on with its own settings",
                 "Take the old settings again, choose another folder, or start again with --overwrite.",
             )
 

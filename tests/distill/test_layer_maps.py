@@ -64,5 +64,5 @@ def test_all_teacher_layers_contribute_to_uniform_consecutive(teacher, student):
     ],
 )
 def test_refused(kind, message):
-    with pytest.raises(InvalidInput, match=message):
-        layer_pairs(kind, 3, 2)
+    with pytest.raises(InvalidInput, match=f"^objectives.hidden.layers: .*{message}"):
+        layer_pairs(kind, 3, 2, "objectives.hidden.layers")

@@ -315,6 +315,19 @@ def test_labels_by_another_name_are_checked_as_well(make_student, arguments):
         trainer.train()
 
 
+@pytest.mark.parametrize(
+    ("column", "past"), [("start_positions", -1), ("end_positions", 0), ("end_positions", 9)]
+)
+def test_answers_outside_their_text_are_refused(tiny_bert_config, arguments, column, past):
+    student = transformers.BertForQuestionAnswering(tiny_bert_config)
+    rows = kind_rows(rows_of(8), "QuestionAnswering")
+    length = len(rows[3]["input_ids"])
+    rows[3][column] = -1 if past < 0 else length + past
+    trainer = DistillationTrainer(student, arguments(objectives={"task": {}}), train_dataset=rows)
+    with pytest.raises(InvalidInput, match=rf"{column}: got .*have the places 0 to {length - 1}\. .*cut off"):
+        trainer.train()
+
+
 def test_token_labels_beyond_the_head_are_refused(tiny_bert_config, arguments):
     student = transformers.BertForTokenClassification(tiny_bert_config)
     rows = kind_rows(rows_of(8), "TokenClassification")
@@ -752,7 +765,10 @@ def test_the_same_labels_in_another_order_are_refused(teacher, make_student, arg
 @pytest.mark.parametrize(
     ("objectives", "message"),
     [
-        ({"hidden": {"layers": [[4, 1]]}}, "the teacher has layers 0 to 3, the student 0 to 2"),
+        (
+            {"attention": {}, "hidden": {"layers": [[4, 1]]}},
+            r"objectives\.hidden\.layers: got \[4, 1\]; the teacher has layers 0 to 3, the student 0 to 2",
+        ),
         ({"relations": {"teacher_layer": 7}}, "the teacher has layers 1 to 3"),
     ],
 )

@@ -195,6 +195,12 @@ def test_another_target_is_refused(make_distillation, tmp_path) -> None:
         make_distillation("3L-20H-40F-4A-gelu").run(tmp_path)
 
 
+def test_another_seed_is_refused(make_distillation, tmp_path) -> None:
+    make_distillation().run(tmp_path)
+    with pytest.raises(InvalidInput, match=r"with other seed \(0, now 1\)\. "):
+        make_distillation(seed=1).run(tmp_path)
+
+
 def test_another_teacher_or_other_rows_are_refused(make_distillation, tmp_path) -> None:
     make_distillation(origin="one").run(tmp_path)
     with pytest.raises(InvalidInput, match=r"with other teacher or data\. "):

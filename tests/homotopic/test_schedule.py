@@ -99,9 +99,10 @@ def test_every_segment_is_a_stock_shape_narrower_than_the_last(
     [
         ({"end": 1.0}, "homotopic.end: got 1.0; must .*leave some of the training"),
         ({"start": 0.8}, "homotopic.end: got 0.7; must be behind homotopic.start, 0.8"),
-        ({"compactions": 71}, "homotopic.compactions: got 71; the training rows give 70 steps"),
-        ({"compactions": 8, "end": 0.08}, "got 8; the training rows give 8 steps .* would fall on one step"),
-        ({"start": 0.699}, "homotopic.compactions: got 8; the training rows give 0 steps"),
+        ({"compactions": 71}, "homotopic.compactions: got 71; the training has 70 steps"),
+        ({"compactions": 8, "end": 0.08}, "got 8; the training has 8 steps .* would fall on one step"),
+        ({"start": 0.986, "end": 0.989, "compactions": 1}, "got 1; the training has 0 steps .*max_steps"),
+        ({"start": 0.699}, "homotopic.compactions: got 8; the training has 0 steps"),
     ],
 )
 def test_schedules_that_can_not_be_kept_are_refused(options, message) -> None:

@@ -19,6 +19,14 @@ REFUSED = {
         ["superlm.spaces={wide: {hidden_size: [32, 64], num_attention_heads: [4]}}"],
         r"superlm\.spaces\.wide: got 'hidden_size 64'; no member may be wider.* the teacher, 3L-32H-64F",
     ),
+    "a space wider than its teacher throughout": (
+        ["superlm.spaces={wide: {hidden_size: [64], num_attention_heads: [4]}}"],
+        r"superlm\.spaces\.wide: got 'hidden_size 64'; no member may be wider.* the teacher, 3L-32H-64F",
+    ),
+    "a space deeper than its teacher throughout": (
+        ["superlm.spaces={deep: {num_hidden_layers: [4]}}"],
+        r"superlm\.spaces\.deep: got 'num_hidden_layers 4'; no member may be wider or deeper",
+    ),
     "a space deeper than its teacher": (
         ["superlm.spaces={deep: {num_hidden_layers: [3, 4]}}"],
         r"superlm\.spaces\.deep: got 'num_hidden_layers 4'; no member may be wider or deeper",
@@ -29,7 +37,11 @@ REFUSED = {
     ),
     "heads that a stock config can't hold": (
         ["superlm.spaces={odd: {hidden_size: [32], num_attention_heads: [5]}}"],
-        r"num_attention_heads.*\[5\].*must divide a hidden size out of \[32\]",
+        r"superlm\.spaces\.odd\.num_attention_heads: got 5; must divide a hidden size out of \[32\]",
+    ),
+    "heads of which a stock config can't hold some": (
+        ["superlm.spaces={odd: {hidden_size: [32], num_attention_heads: [4, 5]}}"],
+        r"superlm\.spaces\.odd\.num_attention_heads: got 5; must divide a hidden size out of \[32\]",
     ),
     "an unknown dimension": (
         ["superlm.spaces={odd: {layers: [1]}}"],
@@ -114,7 +126,7 @@ REFUSED = {
     ),
     "an activation that there is not": (
         ["superlm.spaces.narrow.hidden_act=[gellu]"],
-        r"space\.hidden_act: got 'gellu'.*Did you mean gelu",
+        r"superlm\.spaces\.narrow\.hidden_act: got 'gellu'.*Did you mean gelu",
     ),
     "sizes that are no numbers": (
         ["superlm.spaces.narrow.num_hidden_layers=[one]"],
@@ -147,6 +159,14 @@ def test_spaces_are_cut_from_the_teacher_where_none_is_named(recipe_file: Path) 
     assert list(plan.spaces) == ["space-1", "space-2"]
     widths = [{member.hidden_size for member in space} for space in plan.spaces.values()]
     assert max(widths[0]) < min(widths[1])
+
+
+def test_spaces_may_be_larger_than_the_teacher_where_first_weights_are_drawn(recipe_file: Path) -> None:
+    larger = "{large: {num_hidden_layers: [4], hidden_size: [32, 64], num_attention_heads: [4]}}"
+    recipe = load_recipe(str(recipe_file), [f"superlm.spaces={larger}", "superlm.initialisation=random"])
+    members = list(plan_superlm(recipe).spaces["large"])
+    assert {member.num_hidden_layers for member in members} == {4}
+    assert {member.hidden_size for member in members} == {32, 64}
 
 
 def test_relations_have_one_number_of_heads_and_the_teachers_last_layer(recipe_file: Path) -> None:

@@ -191,15 +191,19 @@ def test_a_superlm_goes_on_with_its_own_settings_alone(recipe_file, capsys, tmp_
     began = {name: (tmp_path / "run" / name).read_bytes() for name in ("recipe.yaml", "run.json")}
     for action, *resumed in (("train", "--resume"), ("rank",), ("extract",)):
         assert run(action, recipe_file, "--seed", "7", *resumed) == 2
-        assert "seed: got 'other settings than those that" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"seed: got 7; {tmp_path / 'run'} began with 42, and a SuperLM goes on with its own" in said
         assert {name: (tmp_path / "run" / name).read_bytes() for name in began} == began
     narrower = "{narrow: {num_hidden_layers: [1], hidden_size: [16], num_attention_heads: [2]}}"
     assert run("train", recipe_file, "--superlm.spaces", narrower, "--resume") == 2
-    assert "superlm.spaces: got 'other settings" in capsys.readouterr().err
+    assert re.search(r"superlm\.spaces\.narrow: got \['1L-16H.*began with \['", capsys.readouterr().err)
     assert run("train", recipe_file, "--superlm.held_out", "5", "--resume") == 2
-    assert "superlm.held_out: got 'other settings" in capsys.readouterr().err
+    assert "superlm.held_out: got 5; " in capsys.readouterr().err
+    steps = ["--superlm.training.steps", "3", "--superlm.training.learning_rate", "1"]
+    assert run("train", recipe_file, *steps, "--resume") == 2
+    assert "(and with other superlm.training.steps), and" in capsys.readouterr().err
     assert run("rank", recipe_file, "--data.mlm_probability", "0.3") == 2
-    assert "data.mlm_probability: got 'other settings" in capsys.readouterr().err
+    assert "data.mlm_probability: got 0.3; " in capsys.readouterr().err
     assert run("train", recipe_file, "--superlm.training.save_steps", "1", "--resume") == 0
     assert run("train", recipe_file, "--seed", "7", "--overwrite") == 0
 

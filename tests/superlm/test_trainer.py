@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import PartialState
-from transformers import BertModel
+from transformers import BertForMaskedLM, BertModel
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.processes import join_processes
 from hf_kdnas.progress import Narrator
-from hf_kdnas.recipe import Recipe
+from hf_kdnas.recipe import Recipe, load_recipe
 from hf_kdnas.run import RunFolder
 from hf_kdnas.superlm import trainer as trainer_module
 from hf_kdnas.superlm.checkpoint import Checkpoint
@@ -27,6 +29,11 @@ from hf_kdnas.superlm.trainer import SuperLMTrainer
 @pytest.fixture
 def make_trainer(recipe: Recipe, tmp_path):
     """A trainer of the wide space, from the same start each time."""
+    return trainers(recipe, tmp_path)
+
+
+def trainers(recipe: Recipe, tmp_path: Path) -> Callable[..., SuperLMTrainer]:
+    """What makes trainers of a recipe's wide space, from the same start each time."""
     plan = plan_superlm(recipe)
     run = SuperLMRun(plan, RunFolder(tmp_path / "run"), join_processes())
     run._prepare()
@@ -67,7 +74,12 @@ def gradients(
     trainer: SuperLMTrainer, windows: list[list[int]], micro_batches: int
 ) -> dict[str, torch.Tensor]:
     size = len(windows) // micro_batches
-    batches = [trainer._batch(windows[at : at + size]) for at in range(0, len(windows), size)]
+    return gradients_of(
+        trainer, [trainer._batch(windows[at : at + size]) for at in range(0, len(windows), size)]
+    )
+
+
+def gradients_of(trainer: SuperLMTrainer, batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     trainer._accumulated(0, batches)
     return {
         name: each.grad for name, each in trainer.superlm.model.named_parameters() if each.grad is not None
@@ -103,6 +115,39 @@ def test_micro_batches_add_up_to_the_joined_batch(make_trainer) -> None:
     found = gradients(parts, windows, 4)
     for name, gradient in gradients(whole, windows, 1).items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-11)
+
+
+def test_hidden_tokens_count_alike_however_many_a_micro_batch_has(
+    recipe_file, tiny_bert_config, tmp_path
+) -> None:
+    BertForMaskedLM(tiny_bert_config).save_pretrained(tmp_path / "teacher")
+    objectives = "superlm.objectives={relations: {loss: mse}, mlm: {}}"
+    make = trainers(load_recipe(str(recipe_file), [objectives]), tmp_path)
+    whole, parts = without_dropout(make()), without_dropout(make())
+    batch = whole._batch(whole.windows.held_out[:4])
+    batch["labels"] = torch.full_like(batch["input_ids"], -100)
+    for row, hidden in enumerate([7, 1, 0, 3]):
+        batch["labels"][row, 1 : 1 + hidden] = batch["input_ids"][row, 1 : 1 + hidden]
+    rows = [{name: values[row : row + 1] for name, values in batch.items()} for row in range(4)]
+    wanted, found = gradients_of(whole, [batch]), gradients_of(parts, rows)
+    # Relations alone never reach the head.
+    assert wanted["cls.predictions.transform.dense.weight"].any()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-8)
+
+
+def test_mixed_precision_trains_the_same_weights(make_trainer) -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        trainer = without_dropout(make_trainer(precision=precision))
+        shared = gradients(trainer, trainer.windows.held_out[:4], 1)
+        assert {each.dtype for each in shared.values()} == {torch.float32}
+        found[precision] = torch.cat([each.flatten() for each in shared.values()])
+    assert not torch.equal(found["fp32"], found["bf16"])
+    assert torch.cosine_similarity(found["fp32"], found["bf16"], dim=0) > 0.98
+    settings = {"steps": 60, "evaluation_steps": 60, "learning_rate": 3e-3, "precision": "bf16"}
+    before, after = (each["held_out"] for each in make_trainer(**settings).run("wide"))
+    assert after["middle"] < before["middle"]
 
 
 def test_weights_change_over_the_training(make_trainer) -> None:

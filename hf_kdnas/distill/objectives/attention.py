@@ -13,6 +13,8 @@ from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_to
 from hf_kdnas.distill.objectives.scores import row_loss, scaled_scores
 from hf_kdnas.errors import InvalidInput
 
+KEY = "objectives.attention.layers"
+
 
 class Attention(Objective):
     """The attention of mapped layers, computed from captured queries and keys.
@@ -48,14 +50,14 @@ class Attention(Objective):
         super().__init__(student, teacher)
         self.pairs = [
             pair
-            for pair in layer_pairs(layers, teacher.num_hidden_layers, student.num_hidden_layers)
+            for pair in layer_pairs(layers, teacher.num_hidden_layers, student.num_hidden_layers, KEY)
             # By name a map may hold the embeddings, which attend to nothing.
             if not isinstance(layers, str) or min(pair) > 0
         ]
         for pair in self.pairs:
             if min(pair) < 1:
                 raise InvalidInput(
-                    "objectives.attention.layers",
+                    KEY,
                     list(pair),
                     "layers count from 1: embeddings attend to nothing",
                     "Name layers that exist, or choose a map by name.",

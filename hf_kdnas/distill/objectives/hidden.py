@@ -14,6 +14,8 @@ from hf_kdnas.distill.objectives.base import Batch, Objective, Signals, count_to
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.importance import UnitGroup
 
+KEY = "objectives.hidden.layers"
+
 
 class HiddenStates(Objective):
     """Mean squared error between hidden states, through a learned or a fixed map.
@@ -176,7 +178,7 @@ def _sources(
 ) -> dict[int, list[int]]:
     """Teacher layers of each student layer."""
     found: dict[int, list[int]] = {}
-    for source, layer in layer_pairs(layers, teacher.num_hidden_layers, student.num_hidden_layers):
+    for source, layer in layer_pairs(layers, teacher.num_hidden_layers, student.num_hidden_layers, KEY):
         found.setdefault(layer, []).append(source)
     return found
 
@@ -186,7 +188,7 @@ def _candidates(student: Architecture, teacher: Architecture) -> dict[int, list[
     depth = teacher.num_hidden_layers
     if student.num_hidden_layers > depth:
         raise InvalidInput(
-            "objectives.hidden.layers",
+            KEY,
             SEARCHED,
             f"the student ({student.num_hidden_layers} layers) may be no deeper than the teacher ({depth})",
             "Choose a shallower student, or list the pairs.",

@@ -11,7 +11,13 @@ from torch.nn import functional
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.objectives.base import Batch, Objective, Signals
-from hf_kdnas.distill.objectives.outputs import NEVER, count_outputs, is_regression, output_rows
+from hf_kdnas.distill.objectives.outputs import (
+    NEVER,
+    count_outputs,
+    is_multi_label,
+    is_regression,
+    output_rows,
+)
 from hf_kdnas.errors import InvalidInput
 
 
@@ -68,6 +74,8 @@ class Logits(Objective):
         ours, theirs = student["logits"], teacher["logits"]
         if is_regression(ours, self.head):
             return (ours - theirs).square().mean(-1).sum()
+        if self.loss == "mse" and is_multi_label(batch, self.head):
+            return (ours - theirs).square().sum()
         learned, wanted = (output_rows(logits, batch, self.head) for logits in (ours, theirs))
         if self.loss == "mse":
             return _squared_difference(learned, wanted)

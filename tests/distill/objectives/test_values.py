@@ -547,6 +547,13 @@ def test_logits_of_several_labels_are_one_distribution_each():
     assert objective.count(batch) == 9
 
 
+def test_logits_of_several_labels_themselves():
+    def direct(student, teacher):
+        return (student["logits"] - teacher["logits"]).square().sum()
+
+    assert_equal_to(Logits(STUDENT, TEACHER, loss="mse"), direct, batch_of() | {"labels": MULTI_HOT})
+
+
 def test_task_of_several_labels():
     def direct(student, teacher):
         chance = torch.sigmoid(student["logits"])
@@ -613,6 +620,16 @@ def test_logits_of_spans_are_a_distribution_of_starts_and_one_of_ends():
     objective, batch = Logits(STUDENT, TEACHER, temperature=3.0), batch_of() | SPANS
     assert_equal_on_tokens(objective, direct, batch, 2)
     assert objective.count(batch) == 6
+
+
+def test_logits_of_spans_themselves():
+    def direct(student, teacher):
+        rows = enumerate(LENGTHS)
+        wrong = ((student["logits"] - teacher["logits"])[row, :length] for row, length in rows)
+        return sum(each.square().mean(0).sum() for each in wrong)
+
+    objective, batch = Logits(STUDENT, TEACHER, loss="mse"), batch_of() | SPANS
+    assert_equal_on_tokens(objective, direct, batch, 2)
 
 
 def test_task_of_spans():

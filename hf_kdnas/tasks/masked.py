@@ -14,7 +14,7 @@ from hf_kdnas.errors import InvalidInput
 from hf_kdnas.labels import IGNORED
 from hf_kdnas.tasks.base import Row, chosen_metrics, source
 from hf_kdnas.tasks.masking import Masking
-from hf_kdnas.tasks.texts import UnlabelledTask, windows_of_texts
+from hf_kdnas.tasks.texts import UnlabelledTask, check_held_out, windows_of_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class MaskedLanguageModelling(UnlabelledTask):
         """A column of texts.
 
         Raises:
-            InvalidInput: If the tokenizer has no mask token.
+            InvalidInput: If the tokenizer has no mask token, or no token of a split is hidden.
         """
         if tokenizer.mask_token_id is None:
             raise InvalidInput(
@@ -63,6 +63,9 @@ class MaskedLanguageModelling(UnlabelledTask):
             generator = torch.Generator().manual_seed(data.split_seed)
             return [_with_hidden(row, masking, generator) for row in rows]
 
+        selection, reporting = hidden(splits.selection), hidden(splits.reporting)
+        found = {"selection": _count_hidden(selection), "reporting": _count_hidden(reporting)}
+        check_held_out(data, found, 1, "hidden tokens")
         return cls(
             kind="fill-mask",
             label_names=(),
@@ -72,8 +75,8 @@ class MaskedLanguageModelling(UnlabelledTask):
             max_length=max_length,
             pad_token_id=tokenizer.pad_token_id or 0,
             train=windows_of_texts(data, splits.train, tokenizer, max_length),
-            selection=hidden(splits.selection),
-            reporting=hidden(splits.reporting),
+            selection=selection,
+            reporting=reporting,
             masking=masking,
         )
 
@@ -88,6 +91,10 @@ class MaskedLanguageModelling(UnlabelledTask):
         return {
             name: metrics.compute(name, predictions.tolist(), references.tolist()) for name in self.metrics
         }
+
+
+def _count_hidden(rows: Sequence[Row]) -> int:
+    return sum(label != IGNORED for row in rows for label in row["labels"])
 
 
 def _with_hidden(row: Row, masking: Masking, generator: torch.Generator) -> Row:

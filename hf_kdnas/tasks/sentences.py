@@ -15,7 +15,7 @@ from hf_kdnas import metrics
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.resources import resolve_path
 from hf_kdnas.tasks.base import Row, TaskData, chosen_metrics, source
-from hf_kdnas.tasks.texts import UnlabelledTask, whole_texts
+from hf_kdnas.tasks.texts import UnlabelledTask, check_held_out, whole_texts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from hf_kdnas.recipe import DataSection, TeacherSection
     from hf_kdnas.tables import Splits
 
-# Texts whose similarities, each with each, are compared: 130,816 pairs.
-COMPARED = 512
+# Most texts whose similarities, each with each, are compared (130,816 pairs), and fewest: 3 pairs.
+COMPARED, LEAST = 512, 3
 
 POOLINGS = ("mean", "cls")
 
@@ -56,7 +56,17 @@ class SentenceEmbeddings(UnlabelledTask):
     def load(
         cls, data: DataSection, splits: Splits, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> SentenceEmbeddings:
-        """A column of texts."""
+        """A column of texts.
+
+        Raises:
+            InvalidInput: If a split is too small for a score.
+        """
+        train, selection, reporting = (
+            whole_texts(data, table, tokenizer, max_length)
+            for table in (splits.train, splits.selection, splits.reporting)
+        )
+        found = {"selection": len(selection), "reporting": len(reporting)}
+        check_held_out(data, found, LEAST, "texts")
         return cls(
             kind="sentence-similarity",
             label_names=(),
@@ -65,9 +75,9 @@ class SentenceEmbeddings(UnlabelledTask):
             columns=tuple(data.text),
             max_length=max_length,
             pad_token_id=tokenizer.pad_token_id or 0,
-            train=whole_texts(data, splits.train, tokenizer, max_length),
-            selection=whole_texts(data, splits.selection, tokenizer, max_length),
-            reporting=whole_texts(data, splits.reporting, tokenizer, max_length),
+            train=train,
+            selection=selection,
+            reporting=reporting,
         )
 
     def of_teacher(self, section: TeacherSection) -> TaskData:

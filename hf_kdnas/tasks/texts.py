@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hf_kdnas.errors import InvalidInput
 from hf_kdnas.tasks.base import Row, TaskData
 
 if TYPE_CHECKING:
@@ -25,6 +27,29 @@ class UnlabelledTask(TaskData):
     def matched_to(self, config: PretrainedConfig) -> TaskData:
         """The same: there are no classes."""
         return self
+
+
+def check_held_out(data: DataSection, found: Mapping[str, int], least: int, what: str) -> None:
+    """Refuse splits that hold too little for a score.
+
+    Args:
+        data: Says where they come from.
+        found: How much the splits `selection` and `reporting` hold.
+        least: How much a score takes.
+        what: Names it.
+
+    Raises:
+        InvalidInput: Naming the setting that the split follows from.
+    """
+    for split, count in found.items():
+        if count < least:
+            given = split == "reporting" and data.reporting_split is not None
+            raise InvalidInput(
+                "data.reporting_split" if given else f"data.{split}_fraction",
+                f"{count} {what}",
+                f"a student's score needs {least} at least",
+                "Give more texts there." if given else "Give more texts, or a larger part of them.",
+            )
 
 
 def whole_texts(

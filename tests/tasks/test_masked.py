@@ -121,6 +121,14 @@ def test_a_tokenizer_without_a_mask_token_is_refused(data: DataSection, tiny_tok
         load_task(data, tiny_tokenizer)
 
 
+def test_a_split_of_which_nothing_is_hidden_is_refused(data: DataSection, tiny_tokenizer: Any) -> None:
+    few = dataclasses.replace(data, mlm_probability=0.0001)
+    with pytest.raises(
+        InvalidInput, match=r"data\.selection_fraction: got '0 hidden tokens'; .*needs 1 at least"
+    ):
+        load_task(few, tiny_tokenizer)
+
+
 def test_files_without_texts_are_refused(data: DataSection, tiny_tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": " "}) + "\n", encoding="utf-8")
     with pytest.raises(InvalidInput, match="all its texts are empty"):

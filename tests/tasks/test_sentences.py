@@ -30,6 +30,25 @@ def task(tmp_path: Path, tiny_tokenizer: Any) -> TaskData:
     return load_task(data, tiny_tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"selection_fraction": 0.02}, r"data\.selection_fraction: got '[12] texts'; .*needs 3 at least"),
+        ({"reporting_fraction": 0.02}, r"data\.reporting_fraction: got '[12] texts'; .*or a larger part"),
+        ({"reporting_split": "test"}, r"data\.reporting_split: got '2 texts'; .*Give more texts there"),
+    ],
+)
+def test_splits_without_similarities_to_compare_are_refused(
+    tmp_path: Path, tiny_tokenizer: Any, settings: dict[str, Any], message: str
+) -> None:
+    lines = [f"{text} {'very ' * (index % 7)}film" for index in range(12) for text in TEXTS]
+    (tmp_path / "text.train.txt").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "text.test.txt").write_text("\n".join(lines[:2]), encoding="utf-8")
+    data = DataSection(path=str(tmp_path / "text"), task="sentence-similarity", **settings)
+    with pytest.raises(InvalidInput, match=message):
+        load_task(data, tiny_tokenizer)
+
+
 def model_of(config: Any, seed: int) -> Any:
     torch.manual_seed(seed)
     return AutoModel.from_config(config).eval()

@@ -172,7 +172,7 @@ def test_relations_have_one_number_of_heads_on_all_the_way(project: Path) -> Non
         (["--homotopic.end", "1"], "leave some of the training"),
         (["--homotopic.smoothing", "0"], "homotopic.uncertainty: got 0.85; with smoothing: 0"),
         (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training has"),
-        (["--data.limit", "20", "--distillation.training.epochs", "1"], "or give more rows"),
+        (["--data.limit", "20", "--distillation.training.epochs", "1"], "more epochs or rows"),
         (["--data.task", "fill-mask", "--teacher.fine_tune", "null", "--data.labels", "null"], "ForMaskedLM"),
         (["--distillation.objectives.mlm", "{}"], "has nothing for mlm"),
         (["--distillation.objectives", "{sentence: {}}"], "homotopic.maps: kept"),

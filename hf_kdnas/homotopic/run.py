@@ -86,7 +86,7 @@ def refuse_others(folder: Path, settings: Mapping[str, Any]) -> None:
         InvalidInput: If it does, naming what is other.
     """
     kept = read_json(folder / SETTINGS)
-    changed = {} if kept is None else changes(kept, settings)
+    changed = {} if kept is None else changes({name: kept.get(name) for name in settings}, settings)
     if changed:
         (*_, end, target), steps = kept["segments"][-1], settings["segments"][-1]
         others = [

@@ -31,7 +31,7 @@ from hf_kdnas.tasks.base import auto_class
 from hf_kdnas.teacher import load_config, load_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -262,29 +262,30 @@ def _space(
     check_name("superlm.spaces", name)
     written = read_section(SpaceSection, values, key)
     check_section(written, f"{key}.")
-    teacher, any_size = Architecture.from_config(config), section.initialisation == "random"
-    too_wide = [
-        f"{dimension} {size}"
-        for dimension in _SIZES
-        for size in getattr(written, dimension) or ()
-        if size > getattr(teacher, dimension) and not any_size
-    ]
-    if not too_wide:
-        try:
-            space = make_space(written, config, "random", parameter_counter(model_class, config))
-            check_activations(space)
-        except InvalidInput as error:
-            field = f"{key}{error.field.removeprefix('space')}"
-            raise InvalidInput(field, error.given, error.allowed, error.remedy) from error
-        too_wide = [member.key for member in space if not any_size and not member.fits_into(teacher)]
-    if too_wide:
+    teacher, cut = Architecture.from_config(config), section.initialisation != "random"
+    if cut:
+        listed = ((name, size) for name in _SIZES for size in getattr(written, name) or ())
+        larger = (f"{name} {size}" for name, size in listed if size > getattr(teacher, name))
+        _refuse_larger(key, larger, teacher)
+    try:
+        space = make_space(written, config, "random", parameter_counter(model_class, config))
+        check_activations(space)
+    except InvalidInput as error:
+        field = f"{key}{error.field.removeprefix('space')}"
+        raise InvalidInput(field, error.given, error.allowed, error.remedy) from error
+    if cut:  # a preset's members, too
+        _refuse_larger(key, (member.key for member in space if not member.fits_into(teacher)), teacher)
+    return space
+
+
+def _refuse_larger(key: str, larger: Iterable[str], teacher: Architecture) -> None:
+    for first in larger:
         raise InvalidInput(
             key,
-            too_wide[0],
+            first,
             f"no member may be wider or deeper than the teacher, {teacher.key}",
             "List smaller sizes, or set superlm.initialisation: random.",
         )
-    return space
 
 
 def _completed(

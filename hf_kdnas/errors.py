@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 USER_ERROR = 2
 """Exit code of the command line for a mistake of the user's."""
 
@@ -24,6 +27,21 @@ class InvalidInput(ValueError):
         self.allowed = allowed
         self.remedy = remedy
         super().__init__(f"{field}: got {given!r}; {allowed}. {remedy}")
+
+
+@contextmanager
+def written_as(key: str, named: str = "") -> Iterator[None]:
+    """Name a setting that is refused as the user wrote it.
+
+    Args:
+        key: What the user wrote, of its beginning.
+        named: What the refusal begins with in its place.
+    """
+    try:
+        yield
+    except InvalidInput as error:
+        field = f"{key}{error.field.removeprefix(named)}"
+        raise InvalidInput(field, error.given, error.allowed, error.remedy) from error
 
 
 class MissingPackage(InvalidInput):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from hf_kdnas.distill.arguments import training_arguments
 from hf_kdnas.distill.augmentation import with_spliced
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.training import shared_arguments
-from hf_kdnas.errors import InvalidInput
+from hf_kdnas.errors import InvalidInput, written_as
 from hf_kdnas.families import get_family
 from hf_kdnas.given_student import check_tokenizer, is_model, student_architecture
 from hf_kdnas.given_superlm import KEY as SUPERLM
@@ -31,7 +30,7 @@ from hf_kdnas.tasks import TASKS, SentenceEmbeddings, TaskData, load_task
 from hf_kdnas.teacher import has_head, load_config, load_tokenizer, with_task_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -296,7 +295,7 @@ def _check_heads(dimensions: Mapping[str, Sequence[Any]], heads: Iterable[int]) 
 def _check_fits(key: str, shapes: dict[str, Architecture], known: _Basis, initialisation: str) -> None:
     origin = "the teacher" if known.superlms is None else "the SuperLM"
     for name, architecture in shapes.items():
-        with _within(f"{key}.{name}"):
+        with written_as(f"{key}.{name}."):
             architecture.apply_to(known.config)
         if initialisation != "random" and not any(map(architecture.fits_into, known.origins)):
             raise InvalidInput(
@@ -363,7 +362,7 @@ def _check_training(plan: Plan) -> None:
         for each in [*plan.space, *plan.baselines.values()]
     }
     for key, objectives in {"distillation.objectives": recipe.distillation.objectives, **compared}.items():
-        with _written_as(key):
+        with written_as(key, "objectives"):
             _check_objectives(objectives, plan.task)
             for architecture in kinds.values():
                 DistillationCriterion(objectives, architecture, plan.teacher)
@@ -373,7 +372,7 @@ def _check_training(plan: Plan) -> None:
         ("search.proxy", recipe.search.proxy, training_arguments),
     ):
         if section is not None:
-            with _within(key):
+            with written_as(f"{key}."):
                 arguments(section, Path(recipe.output_dir), objectives=recipe.distillation.objectives)
 
 
@@ -396,22 +395,3 @@ def _check_objectives(objectives: Mapping[str, Mapping[str, Any]], task: TaskDat
             f"the teacher's vectors are made by {task.pooling}",
             f"Set pooling: {task.pooling}.",
         )
-
-
-@contextmanager
-def _written_as(key: str) -> Iterator[None]:
-    """Put the key of a set of objectives where an objective that is refused says `objectives`."""
-    try:
-        yield
-    except InvalidInput as error:
-        field = f"{key}{error.field.removeprefix('objectives')}"
-        raise InvalidInput(field, error.given, error.allowed, error.remedy) from error
-
-
-@contextmanager
-def _within(section: str) -> Iterator[None]:
-    """Put a section's name before the setting that is refused."""
-    try:
-        yield
-    except InvalidInput as error:
-        raise InvalidInput(f"{section}.{error.field}", error.given, error.allowed, error.remedy) from error

@@ -18,7 +18,6 @@ for _ in range(20):
 print(taken[-1] - taken[0])
 """
 
-
 # What every workflow begins with.
 JOIN = "from hf_kdnas.processes import join_processes; join_processes()"
 

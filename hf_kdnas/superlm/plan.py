@@ -11,7 +11,7 @@ import torch
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.criterion import check_objectives
-from hf_kdnas.errors import InvalidInput
+from hf_kdnas.errors import InvalidInput, written_as
 from hf_kdnas.families import get_family
 from hf_kdnas.plan import check_activations, make_space
 from hf_kdnas.recipe import (
@@ -267,12 +267,9 @@ def _space(
         listed = ((name, size) for name in _SIZES for size in getattr(written, name) or ())
         larger = (f"{name} {size}" for name, size in listed if size > getattr(teacher, name))
         _refuse_larger(key, larger, teacher)
-    try:
+    with written_as(key, "space"):
         space = make_space(written, config, "random", parameter_counter(model_class, config))
         check_activations(space)
-    except InvalidInput as error:
-        field = f"{key}{error.field.removeprefix('space')}"
-        raise InvalidInput(field, error.given, error.allowed, error.remedy) from error
     if cut:  # a preset's members, too
         _refuse_larger(key, (member.key for member in space if not member.fits_into(teacher)), teacher)
     return space

@@ -117,7 +117,7 @@ def _add_latency(latency: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.usage = "%(prog)s MODEL [--tasks TASK ...] [--seeds N ...] [--data DIR] [--published] ..."
+    evaluate.usage = "%(prog)s MODEL [--tasks TASK ...] [--seeds N ...] [--data DIR|ID] [--published] ..."
     evaluate.add_argument(
         "model", metavar="MODEL", help="folder of a model, or its Hub id; any head gives way"
     )
@@ -134,7 +134,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         )
     for flag, kind, metavar, text in (
         ("--revision", str, "NAME", "branch, tag or commit of a model on the Hub"),
-        ("--data", str, "DIR", "holds a folder for each task ($KDNAS_DATA/glue, else the Hub)"),
+        ("--data", str, "DIR|ID", "holds each task ($KDNAS_DATA/glue, else the Hub's nyu-mll/glue)"),
         ("--held-out", float, "PART", "of the training rows, where there is a choice (0.1)"),
         ("--max-length", int, "TOKENS", "kept of a row (128)"),
         ("--precision", str, "NAME", "auto, fp32 or bf16 (auto)"),

@@ -59,7 +59,7 @@ def _add_proxy(extract: argparse.ArgumentParser) -> None:
     # What isn't given is left to Proxy.
     for flag, kind, metavar, text in (
         ("--best", int, "K", "this many members, those of the least loss (5)"),
-        ("--proxy-data", str, "DIR", "holds a folder for each task ($KDNAS_DATA/glue, else the Hub)"),
+        ("--proxy-data", str, "DIR|ID", "holds each task ($KDNAS_DATA/glue, else the Hub's nyu-mll/glue)"),
         ("--proxy-epochs", float, "N", "passes over the rows (3)"),
         ("--proxy-learning-rate", float, "RATE", "the highest (5e-5)"),
     ):

@@ -325,8 +325,8 @@ class EvaluationSection:
     revision: str | None = option(None, "branch, tag or commit of a model on the Hub")
     data: str | None = option(
         None,
-        "folder that holds a folder for each task, laid out as on the Hub; null takes a task from "
-        "$KDNAS_DATA/glue, else from the Hub's nyu-mll/glue",
+        "folder that holds a folder for each task, laid out as on the Hub, or a Hub id with a configuration "
+        "for each; null takes a task from $KDNAS_DATA/glue, else from the Hub's nyu-mll/glue",
     )
     tasks: list[str] = option([name for name in GLUE if name != "wnli"], "tasks of GLUE")
     seeds: list[int] = option([0, 1, 2], "one run of each task with each", least=0, most=2**32 - 1)

@@ -37,7 +37,7 @@ class Proxy:
     Attributes:
         task: GLUE's name of it.
         best: This many members are tried, those of the least held-out loss.
-        data: Folder that holds one for each task; None takes it from $KDNAS_DATA/glue, else from the Hub.
+        data: Folder or Hub id that holds each task; None takes it from $KDNAS_DATA/glue, else from the Hub.
         epochs: Passes over the training rows.
         learning_rate: The highest.
 

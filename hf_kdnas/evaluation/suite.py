@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # Training rows that a task is looked at with before the work begins: all of them take minutes to read.
 LOOKED_AT = 1000
+
+# OWNER/NAME; a relative path that begins with a dot is none.
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,10 @@ def _load(
 
 
 def _data(task: str, split: str, section: EvaluationSection, limit: int | None = None) -> DataSection:
-    known, path = GLUE[task], _path(task, section.data)
+    known, (path, configuration) = GLUE[task], _place(task, section.data)
     return DataSection(
         path=path,
+        name=configuration,
         data_files=_files(path, ("train", split)),
         text=list(known.text),
         label="label",
@@ -162,19 +167,22 @@ def _data(task: str, split: str, section: EvaluationSection, limit: int | None =
     )
 
 
-def _path(task: str, folder: str | None) -> str:
-    if folder is None:
-        return f"data:glue/{task}"
-    root = Path(folder).expanduser()
+def _place(task: str, given: str | None) -> tuple[str, str | None]:
+    """Where a task is, and its configuration on the Hub."""
+    if given is None:
+        return f"data:glue/{task}", None
+    root = Path(given).expanduser()
+    if not root.exists() and _HUB_ID.fullmatch(given):
+        return given, task
     if not (root / task).is_dir():
         found = sorted(each.name for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
         raise InvalidInput(
             "data",
-            folder,
+            given,
             f"it has no folder {task}; there are {', '.join(found) or 'none'}",
-            "Give the folder that holds one for each task, or choose other tasks.",
+            "Give the folder that holds one for each task, or a Hub id, or choose other tasks.",
         )
-    return str(root / task)
+    return str(root / task), None
 
 
 def _files(path: str, splits: tuple[str, ...]) -> dict[str, str] | None:

@@ -164,6 +164,21 @@ def test_what_is_missing_is_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("someone/glue", r"rte: data.path: got 'someone/glue \(rte\)'.*HF_HUB_OFFLINE is set"),
+        ("./someone/glue", "data: got './someone/glue'; it has no folder rte"),
+        ("glue", "data: got 'glue'; it has no folder rte"),
+    ],
+)
+def test_what_is_no_folder_may_be_a_name_of_the_hub(
+    student: Path, settings: Settings, data: str, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        load_suite(str(student), settings(data=data, tasks=["rte"]))
+
+
 def test_a_folder_of_other_settings_is_refused(student: Path, settings: Settings, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     evaluate(str(student), settings(seeds=[0]), output_dir=out)

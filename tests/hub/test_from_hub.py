@@ -27,6 +27,16 @@ distillation: {training: {epochs: 1, learning_rate: 1e-3, batch_size: 16, precis
 latency: {sequence_length: 16, rounds: 5, warmup: 1}
 """
 
+# What the Hub's data sets say of themselves.
+CONFIGURATIONS = b"""---
+configs:
+- config_name: cola
+  data_files: rte/train.csv
+- config_name: rte
+  data_files: [{split: train, path: rte/train.csv}, {split: validation, path: rte/validation.csv}]
+---
+"""
+
 
 @pytest.fixture
 def project(hub: Hub, run_dir: Path, tiny_run: Path, tmp_path: Path) -> Path:
@@ -77,17 +87,16 @@ def test_a_published_student_is_a_teacher_and_a_student_again(
 def test_any_model_is_measured_and_evaluated_at_a_revision(
     hub: Hub, environment: dict[str, str], run_dir: Path, tmp_path: Path
 ) -> None:
-    """A commit before the last, which holds no model any more."""
+    """A commit before the last, which holds no model any more; the tasks, too, are on the Hub."""
     student = run_dir / "student"
     files = {path.name: path.read_bytes() for path in student.iterdir() if path.is_file()}
     older = put(hub, "someone/tiny", files)
     put(hub, "someone/tiny", {"config.json": b"{}"})
-    task = tmp_path / "glue" / "rte"
-    task.mkdir(parents=True)
-    for split in ("train", "validation"):
-        rows = [f"a film,{word} film,{label}" for word, label in (("good", 1), ("bad", 0)) * 10]
-        (task / f"{split}.csv").write_text("\n".join(["sentence1,sentence2,label", *rows]))
-    evaluate = ["--tasks", "rte", "--seeds", "0", "--epochs", "1", "--data", str(task.parent)]
+    rows = [f"a film,{word} film,{label}" for word, label in (("good", 1), ("bad", 0)) * 10]
+    split = "\n".join(["sentence1,sentence2,label", *rows]).encode()
+    tasks = {f"rte/{name}.csv": split for name in ("train", "validation")}
+    put(hub, "someone/glue", {"README.md": CONFIGURATIONS, **tasks})
+    evaluate = ["--tasks", "rte", "--seeds", "0", "--epochs", "1", "--data", "someone/glue"]
     evaluate += ["--output-dir", str(tmp_path / "evaluated")]
     latency = ["--sequence-length", "16", "--rounds", "5", "--reference", "someone/tiny"]
     latency += ["--reference-revision", older]

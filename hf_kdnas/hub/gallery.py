@@ -63,7 +63,7 @@ def gallery_text(runs: Sequence[Mapping[str, Any]]) -> str:
     parts += [_section(name, [each for each in runs if each["name"] == name]) for name in names]
     missing = [f"`{name}`" for name in recipe_names() if name not in names]
     if missing:
-        parts.append(f"## Not run yet\n\n{', '.join(missing)}.\n")
+        parts.append(f"## Without a run here\n\n{', '.join(missing)}.\n")
     return "\n".join(parts)
 
 

@@ -54,7 +54,7 @@ def test_the_page(tmp_path: Path, results: dict[str, Any], capsys: pytest.Captur
         "2.50 \N{MULTIPLICATION SIGN}, 96.0 %: not met",
     ]
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
-    missing = text.split("## Not run yet")[1]
+    missing = text.split("## Without a run here")[1]
     assert all((f"`{name}`" in missing) == (name != "quickstart") for name in recipe_names())
     assert str(tmp_path) not in text
 

@@ -146,7 +146,7 @@ def main() -> None:
             (
                 teacher,
                 f"{100 * cells[0]['sick']['teacher']:.1f}",
-                f"{student}, {cells[0]['student']['architecture']}",
+                ", ".join(dict.fromkeys((student, cells[0]["student"]["architecture"]))),
                 spread([cell["sick"]["student"] for cell in cells]),
                 spread([cell["speedup"] for cell in cells], 2, 1.0),
                 f"{cells[0]['student']['parameters'] / 1e6:.1f} M",

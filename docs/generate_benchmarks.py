@@ -43,7 +43,8 @@ def _section(results: dict[str, Any]) -> list[str]:
 
 def _place(environment: dict[str, str]) -> str:
     versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", "transformers", "onnxruntime"))
-    return f"{environment['device']}, {environment['cores']} cores, {versions}"
+    cores = f"{environment['cores']} core{'' if environment['cores'] == '1' else 's'}"
+    return f"{environment['device']}, {cores}, {versions}"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -54,13 +53,6 @@ class PrunedDistillation(FullDistillation):
         """What was logged while a student was trained."""
         return self.folder / f"{self.path(architecture).name}.history.json"
 
-    def quality(self, architecture: Architecture) -> float:
-        """The same; nothing is left of the way to a student that is whole."""
-        found = super().quality(architecture)  # behind which no rank reads a checkpoint any more
-        if PartialState().is_main_process:
-            shutil.rmtree(self._checkpoints(self.path(architecture)), ignore_errors=True)
-        return found
-
     def _trained(self, architecture: Architecture, path: Path) -> PreTrainedModel:
         student, history = HomotopicDistillation(
             teacher=self.initialiser.teacher,
@@ -84,7 +76,7 @@ class PrunedDistillation(FullDistillation):
         return student
 
     def _checkpoints(self, path: Path) -> Path:
-        return self.checkpoints or path.with_name(f"{path.name}.checkpoints")
+        return self.checkpoints or super()._checkpoints(path)
 
 
 class PruningStages(Stages):

@@ -142,6 +142,11 @@ def _replaced(path: Path) -> Path:
     return path.with_name(f".{path.name}.replaced")
 
 
+# What says whose a run folder is; then of a run that `--overwrite` is deleting.
+_IDENTITY = "run.json"
+_DELETED = ""
+
+
 class RunFolder:
     """What a workflow made so far, in one folder.
 
@@ -176,8 +181,8 @@ class RunFolder:
         """
         self.check(fingerprint, resume=resume, overwrite=overwrite)
         if overwrite and self.begun:
-            shutil.rmtree(self.path)
-        write_json(self.path / "run.json", {"fingerprint": fingerprint})
+            self._clear()
+        write_json(self.path / _IDENTITY, {"fingerprint": fingerprint})
         write_text(self.path / name, recipe_yaml)
 
     def check(self, fingerprint: str, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -193,12 +198,21 @@ class RunFolder:
         """
         require_writable(self.path, "output_dir", "Choose another folder.")
         identity = self._identity()
-        if identity is None and any(self.path.iterdir()):
+        # Of a launch that was killed while it wrote its first file, a part of that is left.
+        others = (each for each in self.path.iterdir() if not each.name.startswith(f".{_IDENTITY}."))
+        if identity is None and any(others):
             raise InvalidInput(
                 "output_dir",
                 str(self.path),
                 "must be new, empty, or the folder of an earlier run",
                 "Choose another folder.",
+            )
+        if identity is not None and identity["fingerprint"] == _DELETED and not overwrite:
+            raise InvalidInput(
+                "output_dir",
+                str(self.path),
+                "it holds what is left of a run that was being deleted",
+                "Start again with --overwrite, or choose another folder.",
             )
         if identity is not None and identity["fingerprint"] != fingerprint and not (resume or overwrite):
             raise InvalidInput(
@@ -213,10 +227,19 @@ class RunFolder:
         """Whether a run has been opened here."""
         return self._identity() is not None
 
+    def _clear(self) -> None:
+        """Delete all but the identity, which is nobody's before: what is half deleted is not gone on with."""
+        write_json(self.path / _IDENTITY, {"fingerprint": _DELETED})
+        for each in self.path.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            elif each.name != _IDENTITY:
+                each.unlink()
+
     def _identity(self) -> dict[str, Any] | None:
         """What `open` wrote; None where there is no such file, or another program's of that name."""
         try:
-            found = read_json(self.path / "run.json")
+            found = read_json(self.path / _IDENTITY)
         except ValueError:
             return None
         return found if isinstance(found, dict) and "fingerprint" in found else None

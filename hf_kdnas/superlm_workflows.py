@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from hf_kdnas.processes import join_processes, on_first
 from hf_kdnas.recipe import recipe_fingerprint, recipe_to_yaml
 from hf_kdnas.resources import cache_dir
 from hf_kdnas.results import full_path, teacher_source
-from hf_kdnas.run import RunFolder, read_json, require_writable, write_json
+from hf_kdnas.run import RunFolder, require_writable
 from hf_kdnas.search.latencies import ShapeLatencies
 from hf_kdnas.superlm.plan import plan_superlm
 from hf_kdnas.superlm.ranking import best_by, within
@@ -164,7 +165,7 @@ def extract_student(
             )
     fitting = within(members, parameters=budget.parameters, flops=budget.flops)
     if to is not None:
-        _check_output(to)
+        on_first(partial(_check_output, to), run.processes)  # the first writes to it
     trial = None if proxy is None else ProxyTrial(run, proxy, fitting[0])
     affordable = _affordable(run, fitting, budget, 1 if proxy is None else proxy.best)
     member, chosen = next(iter(affordable)), {}
@@ -174,9 +175,9 @@ def extract_student(
     if not run.processes.is_main_process:
         return {}
     folder = to or run.folder / "students" / member.architecture.key
-    run.extract(member, folder, keep=(CARD, ASIDE, EXTRACTED))  # the new card is merged into the old one
     student = {**member.as_dict(), **affordable[member], **chosen}
-    write_json(folder / EXTRACTED, {**student, **_origin(run, folder, member, ranking)})
+    about = {EXTRACTED: {**student, **_origin(run, member, ranking)}}
+    run.extract(member, folder, keep=(CARD, ASIDE), beside=about)  # the new card is merged into the old one
     render_extracted_card(folder)
     return {**student, "folder": str(folder)}
 
@@ -200,14 +201,14 @@ def _check_output(folder: Path) -> None:
         raise InvalidInput("output", str(folder), "must be new, empty or a student", "Choose another folder.")
 
 
-def _origin(run: SuperLMRun, folder: Path, member: Member, ranking: list[Member]) -> dict[str, Any]:
+def _origin(run: SuperLMRun, member: Member, ranking: list[Member]) -> dict[str, Any]:
     """What a student's card tells of where it is from."""
     plan, recipe = run.plan, run.recipe
     return {
         "workflow": "superlm",
         "name": recipe.name,
         "seed": recipe.seed,
-        "model_type": read_json(folder / "config.json")["model_type"],
+        "model_type": plan.config.model_type,
         "head": plan.head,
         "members": len(ranking),
         "rank": 1 + sum(each.loss < member.loss for each in ranking),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -304,12 +305,13 @@ def _fine_tuned(
         if state.is_main_process:
             recover_folder(folder)
         if not from_first(folder.is_dir(), state):
+            checkpoints = folder.with_name(f"{folder.name}.checkpoints")
             train(
                 teacher,
                 section,
                 {"task": {}},
                 task.train,
-                folder.with_name(f"{folder.name}.checkpoints"),
+                checkpoints,
                 seed=seed,
                 narrator=narrator,
                 what="fine-tuning",
@@ -317,6 +319,7 @@ def _fine_tuned(
             if state.is_main_process:
                 with atomic_folder(folder) as unfinished:
                     teacher.save_pretrained(unfinished)
+                shutil.rmtree(checkpoints, ignore_errors=True)
         state.wait_for_everyone()
     loaded: PreTrainedModel = type(teacher).from_pretrained(
         folder, use_safetensors=True, attn_implementation=teacher.config._attn_implementation

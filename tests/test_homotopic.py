@@ -302,6 +302,14 @@ def test_candidates_of_a_finished_search_are_narrowed_without_another(
         (["--search.baselines", "[2L-32H-64F-2A-gelu]"], "search.baselines.2L-32H-64F-2A-gelu: got"),
         (["--space.num_attention_heads", "[1]", "--space.hidden_size", "[32]"], "search.finalise: homotopic"),
         (["--homotopic.compactions", "1000"], "homotopic.compactions: got 1000; the training has"),
+        (
+            # The first member and the last pass; the one between them comes by a width of 21.
+            [
+                *("--space.num_attention_heads", "[2]", "--space.hidden_size", "[12, 14, 16]"),
+                *("--distillation.objectives", "{relations: {relation_heads: 2}}"),
+            ],
+            "L-14H-",
+        ),
     ],
     ids=str,
 )

@@ -21,6 +21,7 @@ KILLED_AT = {
     "an episode": ("hf_kdnas.search.mini_kd.MiniKD._distil", 2),
     "telling": ("hf_kdnas.search.driver.tell_candidate", 2),
     "final distillation": ("transformers.Trainer._save_checkpoint", 2),
+    "a student's score": ("hf_kdnas.search.students.write_json", 1),
     "export": ("hf_kdnas.winner.quantise", 1),
     "the report": ("hf_kdnas.stages.render_report", 1),
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_kdnas import run
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.run import RunFolder, atomic_folder, read_json, recover_folder, write_json, write_text
 
@@ -31,6 +32,36 @@ def test_another_recipe_is_refused_unless_asked_for(tmp_path: Path) -> None:
     assert read_json(folder / "made.json") == 1
     folder.open("name: c", "3", overwrite=True)
     assert read_json(folder / "made.json") is None
+
+
+def test_a_kill_while_a_run_is_deleted_leaves_nothing_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.open("name: a", "1")
+    for name in ("students", "search"):
+        (folder / name).mkdir()
+
+    def dies(path: Path) -> None:
+        path.rmdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.shutil, "rmtree", dies)
+    with pytest.raises(KeyboardInterrupt):
+        folder.open("name: a", "1", overwrite=True)
+    monkeypatch.undo()
+    assert len([each for each in folder.path.iterdir() if each.is_dir()]) == 1
+    for resume in (False, True):
+        with pytest.raises(InvalidInput, match=r"left of a run that was being deleted.*--overwrite"):
+            folder.open("name: a", "1", resume=resume)
+    folder.open("name: a", "1", overwrite=True)
+    assert sorted(each.name for each in folder.path.iterdir()) == ["recipe.yaml", "run.json"]
+    folder.open("name: a", "1")
+
+
+def test_a_kill_within_the_first_file_leaves_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / ".run.json.half").write_text("{", encoding="utf-8")
+    RunFolder(tmp_path).open("name: a", "1")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -100,6 +100,11 @@ class DistillationCriterion(nn.Module):
         _, module, rest = name.split(".", 2)
         return cast("Objective", self.objectives[module]).student_units(rest)
 
+    def reads_queries(self, name: str) -> bool:
+        """Whether a tensor of the state maps the student's queries, whose scale a cut may change."""
+        _, module, rest = name.split(".", 2)
+        return cast("Objective", self.objectives[module]).reads_queries(rest)
+
     @torch.no_grad()
     def calibrate(self, student: Signals, teacher: Signals, batch: Batch) -> None:
         """Let the objectives fix their constants from a sample of both models' signals.

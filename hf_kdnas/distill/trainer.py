@@ -344,6 +344,9 @@ class DistillationTrainer(Trainer):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's own, from constants that are fixed now; `model_init` made another student just before."""
+        if not self.args.auto_find_batch_size:
+            # Transformers 4.57 takes a checkpoint's own, which was another one on other ranks.
+            kwargs["batch_size"] = self.args.train_batch_size
         if self.model is not self._student:
             self._attach(cast("PreTrainedModel", self.model))
         candidates = self.criterion.teacher_signals

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import PrinterCallback, TrainerCallback
 from hf_kdnas.distill.arguments import DistillationArguments, training_arguments
 from hf_kdnas.distill.trainer import DistillationTrainer, last_checkpoint
 from hf_kdnas.errors import InvalidInput
+from hf_kdnas.run import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,8 @@ def train(
         section: How long and how fast.
         objectives: As in the recipe.
         rows: Tokenised training rows.
-        checkpoints: Folder for an epoch's checkpoint; removed at the end.
+        checkpoints: Folder for an epoch's checkpoint; the last one stays, so that a kill before the model is
+            saved costs nothing.
         seed: Decides dropout and the order of the rows.
         teacher: What `DistillationTrainer` takes.
         teacher_dtype: What a live one computes in.
@@ -78,8 +79,6 @@ def train(
             model, arguments, teacher, projection=projection, masking=masking, train_dataset=list(rows)
         )
     run_trainer(trainer, checkpoints, narrator, what)
-    if PartialState().is_main_process:
-        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def shared_arguments(section: TrainingSection, checkpoints: Path, **extra: Any) -> DistillationArguments:
@@ -132,11 +131,22 @@ def run_trainer(trainer: DistillationTrainer, checkpoints: Path, narrator: Narra
         narrator: Tells how it goes on.
         what: Names the model there.
     """
-    trainer.remove_callback(PrinterCallback)
-    with ExitStack() as stack:
-        trainer.add_callback(_Progress(narrator, what, stack))
-        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    last = last_checkpoint(checkpoints)
+    if last is not None and _has_ended(last):
+        # Trainer would take a step more where the last epoch isn't whole.
+        trainer._load_from_checkpoint(str(last))
+    else:
+        trainer.remove_callback(PrinterCallback)
+        with ExitStack() as stack:
+            trainer.add_callback(_Progress(narrator, what, stack))
+            trainer.train(resume_from_checkpoint=last)
     PartialState().wait_for_everyone()
+
+
+def _has_ended(checkpoint: Path) -> bool:
+    """Whether a checkpoint is that of a training's last step."""
+    state = read_json(checkpoint / "trainer_state.json")
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc, unused-ignore]

@@ -93,19 +93,26 @@ class Compaction:
         Queries are scaled so that attention logits keep their size where heads shrink.
         """
         student, whole = new_student(self.model, self.shape), dict(self.model.named_parameters())
-        scale = query_scale(Architecture.from_config(self.model.config), self.shape)
         query = f".{get_family(self.model.config).projections['query']}."
         for name, parameter in student.named_parameters():
             parameter.copy_(self.of_parameter(name, whole[name]))
             if query in f".{name}":
-                parameter.mul_(scale)
+                parameter.mul_(self._query_scale)
         return student
 
     def of_criterion(
         self, criterion: DistillationCriterion, state: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The part of what objectives learned that goes on."""
-        return {name: self._of_learned(criterion, name, values) for name, values in state.items()}
+        """The part of what objectives learned that goes on; what reads queries undoes their scale."""
+        return {
+            name: self._of_learned(criterion, name, values)
+            / (self._query_scale if criterion.reads_queries(name) else 1)
+            for name, values in state.items()
+        }
+
+    @property
+    def _query_scale(self) -> float:
+        return query_scale(Architecture.from_config(self.model.config), self.shape)
 
     def _of_learned(self, criterion: DistillationCriterion, name: str, values: Tensor) -> Tensor:
         for dimension, group in enumerate(criterion.student_units(name)):

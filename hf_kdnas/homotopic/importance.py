@@ -64,7 +64,8 @@ class RunningImportance:
     def update(self, model: PreTrainedModel) -> None:
         """Take in the gradients of a step.
 
-        A step whose gradients are not finite, as mixed precision in fp16 has some, is left out.
+        A step whose gradients are not all finite, as mixed precision in fp16 has some, is left out: clipping
+        has made those zero that were.
         """
         found: Importance = {}
         for name, parameter in model.named_parameters():
@@ -73,13 +74,15 @@ class RunningImportance:
                 add_unit_sums(
                     found, self._family, name, values.abs_() if self._metric == "sensitivity" else values
                 )
+        if not found:
+            return
+        finite = torch.stack([sums.isfinite().all() for sums in found.values()]).all()
         means, deviations = self._means, self._deviations
         for group, sums in found.items():
             scores = sums.abs().float()
             mean = means[group].to(scores.device).lerp(scores, 1 - self._smoothing)
             deviation = deviations[group].to(scores.device)
             spread = deviation.lerp((scores - mean).abs(), 1 - self._uncertainty)
-            finite = mean.isfinite()
             means[group] = torch.where(finite, mean, means[group].to(scores.device))
             deviations[group] = torch.where(finite, spread, deviation)
 

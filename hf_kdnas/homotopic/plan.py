@@ -162,6 +162,12 @@ def _checked(plan: Plan) -> Plan:
         for segment in segments:
             _check_on_the_way(objectives, segment.shape, target, plan.teacher, section.maps)
         _check_maps(objectives, segments[0].shape, target, plan.teacher, section.maps)
+    relations = plan.recipe.distillation.objectives.get("relations") or {}
+    if relations.get("relation_heads") is not None:
+        # They have to divide every width on the way to whichever member is a finalist.
+        for target in plan.space:
+            for segment in segments_of(plan, target):
+                _check_on_the_way({"relations": relations}, segment.shape, target, plan.teacher, section.maps)
     return plan
 
 

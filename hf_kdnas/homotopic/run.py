@@ -181,6 +181,8 @@ class HomotopicDistillation:
         settings[ORIGIN] = self.origin
         refuse_others(folder, settings)
         if PartialState().is_main_process:
+            if not (folder / SETTINGS).is_file():  # a launch was killed while it deleted the rest
+                shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / SETTINGS, settings)
         PartialState().wait_for_everyone()
 

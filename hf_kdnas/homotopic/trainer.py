@@ -127,6 +127,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        state.compute_steps(args, state.max_steps)  # of a checkpoint they are those of its launch
         if state.global_step == self._trainer.segment.start:
             self._trainer.look()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,9 @@ class FullDistillation:
             recover_folder(path)
         if not from_first(path.is_dir(), processes):
             self._distil(architecture, path, processes)
-        processes.wait_for_everyone()
+        processes.wait_for_everyone()  # no rank reads a checkpoint any more
+        if processes.is_main_process:
+            shutil.rmtree(self._checkpoints(path), ignore_errors=True)
         return float(read_json(path / "score.json")["selection"])
 
     def load(self, architecture: Architecture) -> PreTrainedModel:
@@ -121,14 +124,14 @@ class FullDistillation:
                     write_json(unfinished / "score.json", {"selection": self.score(student)})
 
     def _trained(self, architecture: Architecture, path: Path) -> PreTrainedModel:
-        """The student, trained; beside its folder there is room for checkpoints."""
+        """The student, trained."""
         student = self.initialiser.student(architecture, self.seed)
         train(
             student,
             self.section.training,
             self.section.objectives,
             self.rows,
-            path.with_name(f"{path.name}.checkpoints"),
+            self._checkpoints(path),
             seed=self.seed,
             teacher=self.signals or self.initialiser.teacher,
             teacher_dtype=self.teacher_dtype,
@@ -139,3 +142,7 @@ class FullDistillation:
             report_to=self.report_to,
         )
         return student
+
+    def _checkpoints(self, path: Path) -> Path:
+        """Where a student is until it is whole: beside its folder."""
+        return path.with_name(f"{path.name}.checkpoints")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -131,13 +131,20 @@ class SuperLMRun:
                 "superlm", file, f"it can't be read ({error})", "Run kdnas superlm rank again."
             ) from error
 
-    def extract(self, member: Member, to: Path, keep: Collection[str] = ()) -> None:
+    def extract(
+        self,
+        member: Member,
+        to: Path,
+        keep: Collection[str] = (),
+        beside: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Write a member as a folder for plain `from_pretrained`: weights, config and tokenizer.
 
         Args:
             member: What to write.
             to: The folder, which may hold another student.
             keep: Names of files beside that one which stay.
+            beside: What is said of the student, by the names of JSON files.
 
         Raises:
             InvalidInput: If there are yet others, which would be lost or be about another student.
@@ -146,6 +153,8 @@ class SuperLMRun:
         with atomic_folder(to) as unfinished:
             student.save_pretrained(unfinished)
             self.plan.tokenizer.save_pretrained(unfinished)
+            for name, content in (beside or {}).items():
+                write_json(unfinished / name, content)
             ours = {path.name for path in unfinished.iterdir()}
             for path in sorted(to.iterdir()) if to.is_dir() else ():
                 if path.name in keep:

@@ -15,7 +15,7 @@ from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.homotopic.compaction import LEARNED, TEACHER_UNITS, Compaction
 from hf_kdnas.homotopic.importance import RunningImportance
-from hf_kdnas.slicing import reorder_by_importance, slice_student
+from hf_kdnas.slicing import query_scale, reorder_by_importance, slice_student
 
 MAPS = {"hidden": {"layers": "uniform+last"}, "embeddings": {}, "direct_relations": {}, "logits": {}}
 
@@ -89,19 +89,23 @@ def test_removed_is_as_good_as_masked(heads, size, neurons, batch, make_scores) 
 
 
 def test_learned_maps_lose_what_the_student_loses(tiny_bert_config, make_model, make_scores) -> None:
-    """A map that is cut says of the kept units what it said before."""
+    """A map that is cut says of the kept units what it said before; queries come scaled."""
     model = make_model(tiny_bert_config)
     wide, narrow = Architecture.from_config(tiny_bert_config), Architecture(3, 16, 4, 40)
     before = DistillationCriterion(MAPS, wide, wide, seed=1)
     after = DistillationCriterion(MAPS, narrow, wide, seed=2)
     cut = Compaction.by_importance(model, narrow, make_scores(model))
     after.load_state_dict(cut.of_criterion(before, before.state_dict()))
-    for path, group in (("hidden.maps.2", ("hidden", None)), ("direct_relations.maps.key", ("heads", 3))):
+    for path, group, scale in (
+        ("hidden.maps.2", ("hidden", None), 1),
+        ("direct_relations.maps.key", ("heads", 3), 1),
+        ("direct_relations.maps.query", ("heads", 3), query_scale(wide, narrow)),
+    ):
         units = cut.kept[group]
         states = torch.zeros(5, 32)
         states[:, units] = torch.randn(5, 16)
         old, new = (each.get_submodule(f"objectives.{path}") for each in (before, after))
-        torch.testing.assert_close(new(states[:, units]), old(states))
+        torch.testing.assert_close(new(scale * states[:, units]), old(states))
 
 
 def test_a_copy_begins_without_a_discrepancy(tiny_bert_config, make_model, batch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.signals import TeacherSignals
-from hf_kdnas.distill.trainer import DistillationTrainer
+from hf_kdnas.distill.trainer import DistillationTrainer, last_checkpoint
 from hf_kdnas.distill.training import train
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.homotopic.compaction import OPTIMISERS, Compaction
@@ -187,6 +188,32 @@ def test_a_finished_training_is_read(make_distillation, tmp_path, monkeypatch) -
     again, same = distillation.run(tmp_path)
     assert_equal(weights_of(student), weights_of(again))
     assert same == history
+
+
+def test_a_folder_that_was_being_deleted_is_begun_again(make_distillation, tmp_path) -> None:
+    """What is left of another student is none of this one's."""
+    make_distillation().run(tmp_path)
+    (tmp_path / "settings.json").unlink()
+    student, _ = make_distillation("3L-20H-40F-4A-gelu").run(tmp_path)
+    assert Architecture.from_config(student.config) == Architecture(3, 20, 4, 40)
+
+
+def test_steps_between_checkpoints_may_change(make_distillation, tmp_path, monkeypatch) -> None:
+    def dies(trainer) -> None:
+        if trainer.state.global_step == 15:
+            raise KeyboardInterrupt
+        original(trainer)
+
+    original = HomotopicTrainer.gather
+    monkeypatch.setattr(HomotopicTrainer, "gather", dies)
+    with pytest.raises(KeyboardInterrupt):
+        make_distillation(section={"save_steps": 100}).run(tmp_path)
+    monkeypatch.setattr(HomotopicTrainer, "gather", original)
+    make_distillation(section={"save_steps": 2}).run(tmp_path)
+    last = max(tmp_path.glob("segment-*"))
+    assert last_checkpoint(last).name == "checkpoint-20"
+    state = json.loads((last / "checkpoint-20" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["save_steps"] == 2
 
 
 def test_another_target_is_refused(make_distillation, tmp_path) -> None:

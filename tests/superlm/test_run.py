@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer, BertModel, MPNetConfig, MPNetModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertModel, MPNetConfig, MPNetModel
 
 from hf_kdnas import cli
+from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.capture import Capture, forward_signals
 from hf_kdnas.exact import as_exact
 from hf_kdnas.processes import join_processes
@@ -109,6 +110,28 @@ def test_train_rank_and_extract(recipe_file, capsys, tmp_path) -> None:
     finer = plan_superlm(load_recipe(str(recipe_file), ["distillation.signals.precision=fp32"]))
     held_out = SuperLMRun(finer, RunFolder(tmp_path / "run"), join_processes()).held_out
     assert {each.dtype for each in held_out.signals.collate([0], 16).values()} == {torch.float32}
+
+
+def test_a_kill_between_a_student_and_its_card_is_made_good(recipe_file, tmp_path, monkeypatch) -> None:
+    """Its folder is whole, and says which member it is."""
+    assert run("train", recipe_file) == run("rank", recipe_file) == 0
+    target = tmp_path / "student"
+
+    def dies(*arguments) -> None:
+        raise KeyboardInterrupt
+
+    ranking = json.loads((tmp_path / "run" / "ranking.json").read_text(encoding="utf-8"))
+    sizes = [each["parameters"] for each in ranking]
+    for limit in (max(sizes), min(sizes)):
+        with monkeypatch.context() as context:
+            context.setattr("hf_kdnas.superlm_workflows.render_extracted_card", dies)
+            budget = ["--parameters", str(limit)]
+            assert run("extract", recipe_file, *budget, "--output", str(target)) == 130
+        about = json.loads((target / "extracted.json").read_text(encoding="utf-8"))
+        config = AutoConfig.from_pretrained(target)
+        assert Architecture.from_config(config).key == about["architecture"]
+        assert about["model_type"] == config.model_type
+    assert run("extract", recipe_file, "--output", str(target)) == 0
 
 
 @pytest.mark.parametrize("kind", ["mpnet", "exact"])
@@ -278,6 +301,7 @@ KEEPING = """
 import os, sys
 import torch
 from hf_kdnas import cli
+from hf_kdnas.architecture import Architecture
 
 clip, seen = torch.nn.utils.clip_grad_norm_, []
 
@@ -331,6 +355,7 @@ def test_two_ranks_train_and_rank_as_one_does(recipe_file, tmp_path, tiny_bert_c
 DYING = """
 import os, signal, sys
 from hf_kdnas import cli
+from hf_kdnas.architecture import Architecture
 from hf_kdnas.superlm.trainer import SuperLMTrainer
 
 backward, seen = SuperLMTrainer._backward, []

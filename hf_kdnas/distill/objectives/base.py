@@ -116,6 +116,10 @@ class Objective(nn.Module):
         """
         return ()
 
+    def reads_queries(self, name: str) -> bool:
+        """Whether a tensor of the state maps the student's queries, whose scale a cut may change."""
+        return False
+
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """The sum of the loss over the batch's units, in fp32 also under autocast, but for learned maps.
 

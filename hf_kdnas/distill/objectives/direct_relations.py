@@ -53,6 +53,10 @@ class DirectRelations(Objective):
         """Maps read the units of the last layer's heads."""
         return (None, ("heads", self.student.num_hidden_layers)) if name.endswith(".weight") else ()
 
+    def reads_queries(self, name: str) -> bool:
+        """The first map does."""
+        return name == "maps.query.weight"
+
     def count(self, batch: Batch) -> Tensor:
         """Tokens."""
         return count_tokens(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import has_length
@@ -424,6 +426,20 @@ class DistillationTrainer(Trainer):
         elif learned:
             optimizer.add_param_group({"params": learned, "weight_decay": self.args.weight_decay})
         return optimizer
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's own, with a full disk told as one: PyTorch and safetensors have errors of their own."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            folder = Path(str(self.args.output_dir))
+            raise InvalidInput(
+                "output_dir",
+                str(folder),
+                f"must take a checkpoint, and did not at step {self.state.global_step} ({error}; "
+                f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free)",
+                "Make room and go on from the checkpoint before.",
+            ) from error
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

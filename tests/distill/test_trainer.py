@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import resource
 from pathlib import Path
 
 import datasets
@@ -423,6 +424,31 @@ def test_a_resumed_run_ends_with_the_same_weights(teacher, make_student, argumen
         assert trainer.state.global_step == 10
         ends.append({**trainer.model.state_dict(), **trainer.criterion.state_dict()})
     assert_same(ends[1], ends[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_a_disk_that_fills_while_a_checkpoint_is_written(teacher, make_student, arguments, tmp_path, file):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Fills(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                written = tmp_path / "out" / "checkpoint-2" / file
+                resource.setrlimit(resource.RLIMIT_FSIZE, (written.stat().st_size - 1, limits[1]))
+
+    args = arguments(save_strategy="steps", save_steps=2, max_steps=5, objectives=ALL)
+    trainer = DistillationTrainer(
+        make_student(), args, teacher, train_dataset=rows_of(40), callbacks=[Fills()]
+    )
+    try:
+        with pytest.raises(InvalidInput, match=r"at step 4 \(.*GB free\)\. Make room and go on"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert last_checkpoint(tmp_path / "out") == tmp_path / "out" / "checkpoint-2"
+    trainer = DistillationTrainer(make_student(), args, teacher, train_dataset=rows_of(40))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    assert trainer.state.global_step == 5
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import yaml
 from hf_kdnas import cli, homotopic, load_recipe
 from hf_kdnas.distill.trainer import last_checkpoint
 from hf_kdnas.homotopic.plan import objectives_of, plan_homotopic, segments_of
+from hf_kdnas.modeling_exact_bert import ExactBertConfig, ExactBertForSequenceClassification
 from hf_kdnas.pruning import PrunedDistillation
 from hf_kdnas.run import read_json
 
@@ -209,7 +210,8 @@ def test_bad_input_is_refused_before_any_work(
     assert not (project / "run").exists()
 
 
-def test_a_masked_language_model_with_all_terms(project: Path, tiny_bert_config) -> None:
+@pytest.mark.parametrize("terms", [("task", "mlm", "hidden", "attention", "embeddings"), ("task",)], ids=str)
+def test_a_masked_language_model(project: Path, tiny_bert_config, terms: tuple[str, ...]) -> None:
     from transformers import BertForMaskedLM
 
     torch.manual_seed(0)
@@ -221,13 +223,14 @@ def test_a_masked_language_model_with_all_terms(project: Path, tiny_bert_config)
     recipe["data"] = {"task": "fill-mask", "path": str(project / "reviews.csv"), "max_length": 32}
     recipe["data"]["mlm_probability"] = 0.5
     recipe["teacher"].pop("fine_tune")
-    terms = ("task", "mlm", "hidden", "attention", "embeddings")
     recipe["distillation"]["objectives"] = {name: {} for name in terms}
     (project / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     assert narrow(project) == 0
     results = read_json(project / "run" / "results.json")
     first, last = results["homotopic"]["discrepancy"][0], results["homotopic"]["discrepancy"][-1]
-    assert all(first[f"discrepancy_{name}"] < 1e-9 < last[f"discrepancy_{name}"] for name in terms[1:])
+    names = {f"discrepancy_{name}" for name in (*terms[1:], "mlm")}
+    assert {name for name in first if name.startswith("discrepancy_")} == names
+    assert all(first[name] < 1e-9 < last[name] for name in names)
 
 
 def test_a_sentence_encoder(project: Path) -> None:
@@ -318,6 +321,17 @@ def test_a_search_that_cannot_narrow_is_refused_before_any_work(
 ) -> None:
     assert find(project, *settings) == 2
     assert message in capsys.readouterr().err
+    assert not (project / "run").exists()
+
+
+def test_a_teacher_of_the_exact_type_is_not_narrowed_by_a_search(
+    project: Path, tiny_bert_config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {**tiny_bert_config.to_dict(), "head_size": 12, "architectures": None}
+    config = ExactBertConfig(**{name: value for name, value in fields.items() if name != "model_type"})
+    ExactBertForSequenceClassification(config).save_pretrained(project / "base")
+    assert find(project) == 2
+    assert "teachers are narrowed whose heads share the hidden size" in capsys.readouterr().err
     assert not (project / "run").exists()
 
 

@@ -428,23 +428,36 @@ class DistillationTrainer(Trainer):
         return optimizer
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Trainer's own, with a full disk told as one: PyTorch and safetensors have errors of their own."""
-        try:
+        with writing_checkpoint(Path(str(self.args.output_dir)), self.state.global_step):
             super()._save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            folder = Path(str(self.args.output_dir))
-            raise InvalidInput(
-                "output_dir",
-                str(folder),
-                f"must take a checkpoint, and did not at step {self.state.global_step} ({error}; "
-                f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free)",
-                "Make room and go on from the checkpoint before.",
-            ) from error
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             save_learned(self.criterion, Path(output_dir))
+
+
+@contextmanager
+def writing_checkpoint(folder: Path, step: int) -> Iterator[None]:
+    """Tell a full disk as one: PyTorch and safetensors have errors of their own for it.
+
+    Args:
+        folder: Where the checkpoint goes; there by now.
+        step: That it is of.
+
+    Raises:
+        InvalidInput: If it can't be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InvalidInput(
+            "output_dir",
+            str(folder),
+            f"must take a checkpoint, and did not at step {step} ({error}; "
+            f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free)",
+            "Make room and go on from the checkpoint before.",
+        ) from error
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:

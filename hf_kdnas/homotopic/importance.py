@@ -156,7 +156,7 @@ def activation(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) -> 
     """Score units by their absolute activations over real tokens, summed (on the CPU).
 
     Residual units are looked at behind each layer, neurons and the units of heads where the next linear map
-    reads them. Units of a task head have none, and score alike. The model's mode is left as it was found.
+    reads them. Units of a task head have none, and score 0. The model's mode is left as it was found.
 
     Args:
         model: Any model with a family.

@@ -13,7 +13,7 @@ from hf_kdnas.errors import InvalidInput
 from hf_kdnas.homotopic.compaction import OPTIMISERS
 from hf_kdnas.homotopic.run import total_steps
 from hf_kdnas.homotopic.schedule import Segment, plan_segments
-from hf_kdnas.homotopic.target import is_part_of, require_part_of, resolve_target
+from hf_kdnas.homotopic.target import is_part_of, require_part_of, require_stock_heads, resolve_target
 from hf_kdnas.plan import plan_distillation, plan_search
 from hf_kdnas.recipe import recipe_options
 from hf_kdnas.recipe_homotopic import HomotopicSection
@@ -68,6 +68,7 @@ def plan_homotopic_search(recipe: Recipe) -> Plan:
     """
     _check_settings(recipe)
     plan = plan_search(recipe)
+    require_stock_heads(plan.config)
     for name, shape in plan.baselines.items():
         require_part_of(f"search.baselines.{name}", shape, plan.config)
     why = f"search.finalise: homotopic (a part of {plan.teacher.key}, with heads no larger than its own)"

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.data import DistillationCollator, spread_rows
-from hf_kdnas.distill.trainer import last_checkpoint
+from hf_kdnas.distill.trainer import last_checkpoint, writing_checkpoint
 from hf_kdnas.distill.training import logging_to, run_trainer, shared_arguments
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.families import get_family
@@ -182,7 +182,8 @@ class HomotopicDistillation:
         refuse_others(folder, settings)
         if PartialState().is_main_process:
             if not (folder / SETTINGS).is_file():  # a launch was killed while it deleted the rest
-                shutil.rmtree(folder, ignore_errors=True)
+                for begun in folder.glob("segment-*"):
+                    shutil.rmtree(begun)
             write_json(folder / SETTINGS, settings)
         PartialState().wait_for_everyone()
 
@@ -253,14 +254,16 @@ class HomotopicDistillation:
             projection=self._projection(load_file(source / SCORES)[TEACHER_UNITS]),
         )
         compaction = Compaction.by_importance(student, following.shape, self._importance(student, source))
-        compact(source, target, compaction, criterion)
+        with writing_checkpoint(source, segment.end):
+            compact(source, target, compaction, criterion)
 
     def _importance(self, student: PreTrainedModel, checkpoint: Path) -> Importance:
         running = self._running(student, checkpoint)
         if running is not None:
             return self._with_weights(running, student)
+        weights = magnitude(student)
         if self.section.importance == "magnitude":
-            return magnitude(student)
+            return weights
         device = self.teacher.device
         move_to(student, device)
         collator = DistillationCollator(student.config.pad_token_id or 0, masking=self.masking)
@@ -270,7 +273,8 @@ class HomotopicDistillation:
         inputs = {name: batch[name].to(device) for name in get_family(student.config).inputs if name in batch}
         found = activation(student, [inputs])
         move_to(student, torch.device("cpu"))
-        return found
+        # A task head's units are not looked at: all have 0.
+        return {group: scores if scores.any() else weights[group] for group, scores in found.items()}
 
     def _with_weights(self, running: RunningImportance, student: PreTrainedModel) -> Importance:
         """The scores of gradients; of weights where there are none yet, as a copy without dropout has."""

@@ -32,15 +32,8 @@ def resolve_target(target: str | float, config: PretrainedConfig) -> Architectur
         InvalidInput: If it is neither, no stock config holds it, or it can't be had by removing units, heads
             and layers of the teacher; the message names the nearest shape that can.
     """
-    teacher = Architecture.from_config(config)
-    if teacher.head_size is not None:
-        raise InvalidInput(
-            "teacher.model",
-            teacher.key,
-            "teachers are narrowed whose heads share the hidden size, as in a stock config",
-            "Choose such a teacher, or kdnas distill.",
-        )
-    part = _fraction(target)
+    require_stock_heads(config)
+    teacher, part = Architecture.from_config(config), _fraction(target)
     if part is not None:
         shape = _nearest(replace(teacher, intermediate_size=1), part * teacher.hidden_size, config)
         neurons = round(teacher.intermediate_size * shape.hidden_size / teacher.hidden_size)
@@ -48,6 +41,22 @@ def resolve_target(target: str | float, config: PretrainedConfig) -> Architectur
     shape = _parsed(str(target), config)
     require_part_of(KEY, shape, config)
     return shape
+
+
+def require_stock_heads(config: PretrainedConfig) -> None:
+    """Refuse a teacher of the exact type.
+
+    Raises:
+        InvalidInput: If its heads have a size of their own.
+    """
+    teacher = Architecture.from_config(config)
+    if teacher.head_size is not None:
+        raise InvalidInput(
+            "teacher.model",
+            teacher.key,
+            "teachers are narrowed whose heads share the hidden size, as in a stock config",
+            "Choose such a teacher, or don't narrow: kdnas distill, search.finalise: distill.",
+        )
 
 
 def require_part_of(key: str, shape: Architecture, config: PretrainedConfig) -> None:

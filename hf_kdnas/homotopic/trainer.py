@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +14,8 @@ from transformers import TrainerCallback
 
 from hf_kdnas.architecture import Architecture
 from hf_kdnas.distill.capture import Capture, forward_signals
+from hf_kdnas.distill.checks import text_head
+from hf_kdnas.distill.criterion import DistillationCriterion
 from hf_kdnas.distill.trainer import DistillationTrainer
 from hf_kdnas.homotopic.compaction import LEARNED, NAMES, SCORES, TEACHER_UNITS
 from hf_kdnas.recipe_homotopic import DISCREPANCY
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
     from hf_kdnas.homotopic.importance import RunningImportance
     from hf_kdnas.homotopic.schedule import Segment
 
+TASK = "task"
+# Another loss than those that say how far the student is from its teacher.
+HELD_OUT_TASK = "held_out_task"
+
 
 class HomotopicTrainer(DistillationTrainer):
     """A DistillationTrainer that stops where a segment ends, with a checkpoint that `compact` reads.
@@ -33,7 +40,8 @@ class HomotopicTrainer(DistillationTrainer):
     the same step, learning rate and place in the data.
 
     The discrepancy between teacher and student on held-out rows, each term of the loss by name, is logged as
-    `discrepancy_NAME` at the segment's start and end and every `evaluation_steps`.
+    `discrepancy_NAME` at the segment's start and end and every `evaluation_steps`, the loss on their labels
+    as `held_out_task`.
 
     Args:
         *args: What DistillationTrainer takes.
@@ -65,30 +73,46 @@ class HomotopicTrainer(DistillationTrainer):
         # DistillationTrainer looks after a live teacher alone, not after one beside its cached signals.
         cast("nn.Module", reference).to(self.args.device).requires_grad_(False).eval()
         self._held_out = held_out
-        self._reference_capture = Capture(reference, self.criterion.teacher_signals, only=True)
+        self._looked_at = [self.criterion]
+        predictions = "logits" if self._masking is None else "mlm"
+        if TASK in self.criterion.weights and predictions not in self.criterion.weights:
+            ours, theirs = (Architecture.from_config(model.config) for model in (self._student, reference))
+            criterion = DistillationCriterion({predictions: {}}, ours, theirs, head=text_head(self._student))
+            self._looked_at.append(criterion)
+        signals = frozenset[str]().union(*(each.teacher_signals for each in self._looked_at))
+        self._reference_capture = Capture(reference, signals, only=True)
         self.add_callback(_Watch(self, evaluation_steps))
 
     @torch.no_grad()
     def discrepancy(self) -> dict[str, float]:
-        """Each term of the loss by name, without its weight, on the held-out rows and without dropout."""
-        student, totals = self._student, dict.fromkeys(self.criterion.weights, 0.0)
+        """Each term of the loss by name, without its weight, on the held-out rows and without dropout.
+
+        Beside the labels' that of the predictions (`logits`, or `mlm`) is among them, learned from or not.
+        """
+        student = self._student
+        totals: dict[str, float] = defaultdict(float)
         batches = [self._prepare_inputs(dict(batch)) for batch in self._held_out]
-        counts = self.criterion.counts(*batches)
+        counts = [each.counts(*batches) for each in self._looked_at]
         student.eval()
         for batch in batches:
             with self.accelerator.autocast():
                 learned = forward_signals(student, self._student_capture, batch)
             with self._teacher_autocast():
                 wanted = forward_signals(self._reference, self._reference_capture, batch)
-            _, terms = self.criterion(learned, wanted, batch, counts)
-            totals = {name: totals[name] + float(term) for name, term in terms.items()}
+            for criterion, units in zip(self._looked_at, counts, strict=True):
+                _, terms = criterion(learned, wanted, batch, units)
+                for name, term in terms.items():
+                    totals[name] += float(term)
         student.train()
         return totals
 
     def look(self) -> None:
         """Log the discrepancy, and the shape that it is of."""
         shape = Architecture.from_config(self._student.config)
-        found = {f"{DISCREPANCY}{name}": value for name, value in self.discrepancy().items()}
+        found = {
+            HELD_OUT_TASK if name == TASK else f"{DISCREPANCY}{name}": value
+            for name, value in self.discrepancy().items()
+        }
         due = self.control.should_log
         self.log({**found, "hidden_size": shape.hidden_size, "parameters": self._student.num_parameters()})
         self.control.should_log = due  # the training loss is logged in its own turn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 
 import pytest
 import torch
@@ -57,12 +58,21 @@ def test_the_student_ends_in_its_shape_and_is_looked_at_on_the_way(make_distilla
         (15, 16),
         (20, 16),
     ]
-    names = {f"{DISCREPANCY}{name}" for name in ("logits", "hidden", "attention", "embeddings", "task")}
-    assert all(names <= each.keys() for each in looks(history))
+    names = {f"{DISCREPANCY}{name}" for name in ("logits", "hidden", "attention", "embeddings")}
+    assert all(names | {"held_out_task"} <= each.keys() for each in looks(history))
     first = looks(history)[0]
-    assert all(first[name] < 1e-9 for name in names - {f"{DISCREPANCY}task"})
+    assert all(first[name] < 1e-9 for name in names)
+    assert first["held_out_task"] > 0.1
     assert looks(history)[-1][f"{DISCREPANCY}logits"] > 0
     assert [path.name for path in tmp_path.glob("segment-*/*")] == ["checkpoint-20"]
+
+
+def test_labels_alone_are_looked_at_by_what_is_predicted(make_distillation, tmp_path) -> None:
+    _, history = make_distillation(objectives={"task": {}}).run(tmp_path)
+    first, *_, last = looks(history)
+    assert {name for name in first if name.startswith(DISCREPANCY)} == {f"{DISCREPANCY}logits"}
+    assert first[f"{DISCREPANCY}logits"] < 1e-9 < last[f"{DISCREPANCY}logits"]
+    assert last["held_out_task"] > 0.1
 
 
 def test_losses_up_to_every_cut_and_to_the_end_are_kept(make_distillation, tmp_path) -> None:
@@ -194,8 +204,29 @@ def test_a_folder_that_was_being_deleted_is_begun_again(make_distillation, tmp_p
     """What is left of another student is none of this one's."""
     make_distillation().run(tmp_path)
     (tmp_path / "settings.json").unlink()
+    (tmp_path / "notes.txt").write_text("the user's own", encoding="utf-8")
     student, _ = make_distillation("3L-20H-40F-4A-gelu").run(tmp_path)
     assert Architecture.from_config(student.config) == Architecture(3, 20, 4, 40)
+    assert (tmp_path / "notes.txt").is_file()
+
+
+def test_a_disk_that_fills_at_a_cut(make_distillation, tmp_path, monkeypatch) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    original = Compaction.by_importance
+
+    def fills(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        return original(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Compaction, "by_importance", fills)
+        try:
+            with pytest.raises(InvalidInput, match=r"must take a checkpoint, and did not at step 2 "):
+                make_distillation().run(tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    student, _ = make_distillation().run(tmp_path)
+    assert Architecture.from_config(student.config) == TARGET
 
 
 def test_steps_between_checkpoints_may_change(make_distillation, tmp_path, monkeypatch) -> None:
@@ -241,6 +272,22 @@ def test_all_scores_and_maps(make_distillation, tmp_path, importance, maps) -> N
     assert Architecture.from_config(student.config) == TARGET
     assert looks(history)[0][f"{DISCREPANCY}hidden"] < 1e-9
     assert all(each[f"{DISCREPANCY}hidden"] > 0 for each in looks(history)[1:])
+
+
+def test_units_of_a_head_have_no_activations_and_are_cut_by_magnitude(make_distillation, tmp_path) -> None:
+    seen = []
+    original = Compaction.by_importance
+
+    def noting(model, shape, importance):
+        seen.append((importance, magnitude(model)))
+        return original(model, shape, importance)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Compaction, "by_importance", noting)
+        make_distillation(section={"importance": "activation"}).run(tmp_path)
+    for given, own in seen:
+        alike = {group[0] for group in own if torch.equal(given[group], own[group])}
+        assert alike == {"head_units"}
 
 
 def test_a_copy_without_gradients_is_cut_by_magnitude(make_distillation, tmp_path, capsys) -> None:

@@ -237,6 +237,8 @@ def _opened(recipe: Recipe, *, resume: bool, overwrite: bool) -> SuperLMRun:
     run = SuperLMRun(plan, folder, processes)
     if resume and not overwrite and folder.begun:
         run.check_settings()
+    if overwrite or not folder.begun:  # what is wrong with the text deletes nothing, and claims no folder
+        on_first(lambda: len(run.windows.held_out), processes)
 
     def on_disk() -> None:
         identity = recipe_fingerprint(recipe, "superlm")

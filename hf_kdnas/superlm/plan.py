@@ -154,6 +154,13 @@ def plan_superlm(recipe: Recipe) -> SuperLMPlan:
     head = "MaskedLM" if set(OUTPUT_OBJECTIVES) & section.objectives.keys() else ""
     config = load_config(recipe.teacher, head)
     tokenizer = load_tokenizer(recipe.teacher, config, task="fill-mask")
+    if head and tokenizer.mask_token_id is None:
+        raise InvalidInput(
+            "superlm.objectives",
+            ", ".join(section.objectives),
+            f"{' and '.join(OUTPUT_OBJECTIVES)} hides tokens, and the teacher's tokenizer has no mask token",
+            "Leave it out, or choose a teacher that was trained by masked language modelling.",
+        )
     spaces = _spaces(section, config, auto_class(head)._model_mapping[type(config)])
     plan = SuperLMPlan(
         recipe=recipe,

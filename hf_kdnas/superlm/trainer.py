@@ -255,7 +255,8 @@ class SuperLMTrainer:
                 "superlm.training",
                 f"{wrong} that is not finite, at step {step + 1}",
                 "it must be finite",
-                "Lower the learning rate, train in fp32, or leave such steps out with not_finite: skip.",
+                "Leave such steps out (superlm.training.not_finite: skip, with --resume), or lower the "
+                "learning rate or train in fp32, and begin again with --overwrite.",
             )
         if in_a_row == MOST_LEFT_OUT:
             raise InvalidInput(

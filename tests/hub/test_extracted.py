@@ -84,6 +84,7 @@ def test_the_code_in_it_is_python(found: dict[str, Any], head: str, model_type: 
     compile(code, "card", "exec")
     assert ("trust_remote_code=True" in code) == (model_type == "exact-bert")
     assert ("fill-mask" in code) == bool(head)
+    assert ("`optimum-cli` exports stock models alone" in text) == (model_type == "exact-bert")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"architecture": "x"}'])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import BertForMaskedLM
 
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.recipe import load_recipe
+from hf_kdnas.superlm import plan as plan_module
 from hf_kdnas.superlm.plan import plan_superlm
 
 REFUSED = {
@@ -152,6 +154,23 @@ REFUSED = {
 def test_bad_recipes_are_refused_before_any_work(recipe_file: Path, overrides, message) -> None:
     with pytest.raises(InvalidInput, match=message):
         plan_superlm(load_recipe(str(recipe_file), overrides))
+
+
+def test_hiding_tokens_needs_a_mask_token(
+    recipe_file: Path, tiny_bert_config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    BertForMaskedLM(tiny_bert_config).save_pretrained(recipe_file.parent / "teacher")
+    original = plan_module.load_tokenizer
+
+    def without_mask(*arguments, **options):
+        tokenizer = original(*arguments, **options)
+        tokenizer.mask_token = None
+        return tokenizer
+
+    monkeypatch.setattr(plan_module, "load_tokenizer", without_mask)
+    plan_superlm(load_recipe(str(recipe_file)))
+    with pytest.raises(InvalidInput, match="mlm hides tokens, and the teacher's tokenizer has no mask token"):
+        plan_superlm(load_recipe(str(recipe_file), ["superlm.objectives={relations: {loss: mse}, mlm: {}}"]))
 
 
 def test_spaces_are_cut_from_the_teacher_where_none_is_named(recipe_file: Path) -> None:

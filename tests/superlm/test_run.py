@@ -202,6 +202,19 @@ def test_what_only_cards_read_may_change(recipe_file, tmp_path) -> None:
     assert run("rank", recipe_file, "--teacher.base_model", "org/teacher") == 0
 
 
+def test_bad_text_deletes_nothing_and_claims_no_folder(recipe_file, capsys, tmp_path) -> None:
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    empty = ["--data.path", str(tmp_path / "empty.txt"), "--data.reporting_split", "null"]
+    assert run("train", recipe_file, *empty) == 2
+    assert "too short for one window" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert run("train", recipe_file) == 0
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    assert run("train", recipe_file, *empty, "--overwrite") == 2
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert (tmp_path / "run" / "spaces" / "wide" / "superlm").is_dir()
+
+
 def test_fewer_held_out_windows_than_asked_for_are_said(recipe_file, capsys, tmp_path) -> None:
     plan = plan_superlm(load_recipe(str(recipe_file), ["superlm.held_out=5000"]))
     found = SuperLMRun(plan, RunFolder(tmp_path / "run"), join_processes()).windows.held_out

@@ -20,6 +20,9 @@ UnitGroup: TypeAlias = tuple[str, int | None]
 Importance: TypeAlias = dict[UnitGroup, "Tensor"]
 """A score per unit, by group: `("hidden", None)` (hidden,), `("ffn", 2)` (intermediate,) and so on."""
 
+# Numbers of a block whose values fit a core's cache.
+_CACHED = 2**18
+
 
 def unit_group(axis: Axis, layer: int | None) -> UnitGroup | None:
     """The group of units that a dimension indexes; None where nothing can be reordered."""
@@ -63,7 +66,7 @@ def sensitivity(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]])
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
             if gradient is not None:
-                add_unit_sums(scores, family, name, (parameter.detach() * gradient).abs())
+                add_unit_sums(scores, family, name, parameter, gradient)
     model.train(training)
     return {group: values.cpu() for group, values in scores.items()}
 
@@ -77,16 +80,44 @@ def _reaction(output: BaseModelOutput, batch: Mapping[str, Tensor]) -> Tensor:
     return (states * signs * batch["attention_mask"][..., None]).sum()
 
 
-def add_unit_sums(scores: Importance, family: Family, name: str, values: Tensor) -> None:
-    """Add the values of a parameter to the scores of all units that it touches, in place.
+@torch.no_grad()
+def add_unit_sums(
+    scores: Importance,
+    family: Family,
+    name: str,
+    parameter: Tensor,
+    gradient: Tensor | None = None,
+    *,
+    signed: bool = False,
+) -> None:
+    """Add |theta| or |theta * dL/dtheta| of a parameter to the scores of all units that it touches, in place.
 
     Args:
         scores: Sums so far.
         family: The family of the model.
         name: Name of the parameter.
-        values: A value for each of its numbers.
+        parameter: theta.
+        gradient: dL/dtheta, of the same shape.
+        signed: Add theta * dL/dtheta itself.
     """
-    for dimension, group in unit_dimensions(family, name):
-        others = [other for other in range(values.dim()) if other != dimension]
-        summed = values.sum(others) if others else values
+    dimensions = list(unit_dimensions(family, name))
+    if not dimensions:
+        return
+    # On a CPU the sums cost what memory costs: blocks of rows whose values stay in the cache halve that.
+    rows = len(parameter)
+    block = max(1, _CACHED * rows // parameter.numel()) if parameter.device.type == "cpu" else rows
+    sums = [parameter.new_zeros(parameter.shape[dimension]) for dimension, _ in dimensions]
+    for start in range(0, rows, block):
+        taken = slice(start, start + block)
+        values = parameter[taken].abs() if gradient is None else parameter[taken] * gradient[taken]
+        if not signed:
+            values.abs_()
+        for (dimension, _), summed in zip(dimensions, sums, strict=True):
+            others = [other for other in range(values.dim()) if other != dimension]
+            of_block = values.sum(others) if others else values
+            if dimension == 0:
+                summed[taken] = of_block
+            else:
+                summed += of_block
+    for (_, group), summed in zip(dimensions, sums, strict=True):
         scores[group] = scores[group] + summed if group in scores else summed

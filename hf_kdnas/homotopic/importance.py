@@ -70,10 +70,8 @@ class RunningImportance:
         found: Importance = {}
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                values = parameter * parameter.grad
-                add_unit_sums(
-                    found, self._family, name, values.abs_() if self._metric == "sensitivity" else values
-                )
+                signed = self._metric == "taylor"
+                add_unit_sums(found, self._family, name, parameter, parameter.grad, signed=signed)
         if not found:
             return
         finite = torch.stack([sums.isfinite().all() for sums in found.values()]).all()
@@ -147,7 +145,7 @@ def magnitude(model: PreTrainedModel) -> Importance:
     family = get_family(model.config).of(type(model))
     scores = no_scores(model)
     for name, parameter in model.named_parameters():
-        add_unit_sums(scores, family, name, parameter.abs().float().cpu())
+        add_unit_sums(scores, family, name, parameter.float().cpu())
     return scores
 
 

@@ -87,13 +87,15 @@ class Bench:
 
     def at_full_width(self, number: int) -> float:
         """Seconds of a plain distillation of a student as wide as its teacher."""
+        folder = self.folder / "plain"
+        shutil.rmtree(folder, ignore_errors=True)
         begun = time.perf_counter()
         train(
             slice_student(self.teacher, WIDTHS[1]),
             TRAINING,
             OBJECTIVES,
             self._whole_rows,
-            self.folder / "plain",
+            folder,
             seed=number,
             teacher=self.teacher,
             narrator=Narrator(),

@@ -28,6 +28,7 @@ from hf_kdnas.homotopic.trainer import HomotopicTrainer
 from hf_kdnas.processes import join_processes
 from hf_kdnas.run import changes, read_json, write_json
 from hf_kdnas.slicing import move_to, slice_student
+from hf_kdnas.tasks import by_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -310,7 +311,7 @@ class HomotopicDistillation:
         collator = DistillationCollator(self.teacher.config.pad_token_id or 0, masking=self.masking)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return [collator(rows[start : start + size]) for start in range(0, len(rows), size)]
+            return [collator([rows[index] for index in batch]) for batch in by_length(rows, size)]
 
     def _loaded(self, checkpoint: Path) -> PreTrainedModel:
         student: PreTrainedModel = type(self.teacher).from_pretrained(

@@ -56,7 +56,10 @@ def test_losses_are_those_of_students_on_their_own(make_run, objectives) -> None
     members = list(run.plan.spaces["wide"])
     found = run.held_out.mean_losses(superlm, members)
     assert len(set(found)) == len(members)
-    assert found == pytest.approx([own_loss(run, superlm, member) for member in members], rel=1e-6)
+    # a divergence of nearly equal distributions is what float32 leaves of terms far larger than itself
+    wanted = [own_loss(run, superlm, member) for member in members]
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert wanted != pytest.approx(wanted[::-1], rel=1e-3)
 
 
 def test_members_are_compared_by_relations_alone(make_run) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hf_kdnas.credentials import without_credentials
+
 USER_ERROR = 2
 """Exit code of the command line for a mistake of the user's."""
 
@@ -26,7 +28,7 @@ class InvalidInput(ValueError):
         self.given = given
         self.allowed = allowed
         self.remedy = remedy
-        super().__init__(f"{field}: got {given!r}; {allowed}. {remedy}")
+        super().__init__(without_credentials(f"{field}: got {given!r}; {allowed}. {remedy}"))
 
 
 @contextmanager

@@ -81,6 +81,10 @@ def _refused(
             ("distillation.training.training_arguments.adam_beta1", "must be a number"),
         ),
         (
+            ("--distillation.training.training_arguments", "{dropout: 0.3}"),
+            ("training_arguments: got 'dropout'", "Set dropout in place"),
+        ),
+        (
             ("--search.proxy.training_arguments", "{lr_scheduler_type: straight}"),
             ("search.proxy.training_arguments", "straight", "Leave it out"),
         ),
@@ -95,6 +99,8 @@ def _refused(
         (("--search.storage", "sqlite:////no/such/folder/study.db"), ("search.storage", "no/such/folder")),
         (("--search.storage", "/dev/null/study.log"), ("search.storage", "a folder that can be written")),
         (("--search.storage", "sqlite:/study.db"), ("search.storage", "two slashes")),
+        (("--search.storage", "postgresql:/u:pw@h/db"), ("got 'postgresql:/h/db'",)),
+        (("--hub_token", "hf_abcdefgh12345"), ("hub_token", "hf_...")),
         (
             ("--search.sampler", "random", "--search.random_baseline", "true"),
             ("search.random_baseline", "a random one"),

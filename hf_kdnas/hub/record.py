@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from hf_kdnas.credentials import without_credentials
+
 # Beside a published student.
 RECORD = "kdnas.json"
 
@@ -16,8 +18,6 @@ RECORD = "kdnas.json"
 LOCAL = "<local>"
 
 _PATH = re.compile(r"(?:/[^/]+/|~/|[A-Za-z]:[\\/]).*")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-_TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 _SECRETS = re.compile(r"(token|password|secret|api_key)$")
 
 
@@ -44,7 +44,7 @@ def shareable(value: Any) -> Any:
 def _shareable_text(text: str) -> str:
     if _PATH.fullmatch(text):
         return f"{LOCAL}/{PureWindowsPath(text).name}"  # which knows both kinds of slashes
-    return _TOKENS.sub("hf_...", _CREDENTIALS.sub("", text))
+    return without_credentials(text)
 
 
 def shareable_results(results: Mapping[str, Any]) -> dict[str, Any]:

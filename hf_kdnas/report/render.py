@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hf_kdnas.credentials import without_credentials
 from hf_kdnas.report import view
 from hf_kdnas.report.formats import FORMATS
 from hf_kdnas.report.plots import course_plot, narrowing_plot, pareto_plot, reward_plot
@@ -54,7 +55,7 @@ def report_html(results: Mapping[str, Any]) -> str:
     narrowed = results.get("homotopic")  # runs of earlier versions don't say
     # The pictures are Markup: matplotlib escapes the texts in them.
     return environment.get_template("report.html.jinja").render(
-        results=results,
+        results={**results, "recipe": without_credentials(results["recipe"])},
         view=view,
         models=models,
         pareto=Markup(pareto_plot(results, models)),

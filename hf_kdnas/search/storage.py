@@ -76,27 +76,20 @@ def database(url: str) -> BaseStorage:
         InvalidInput: If the URL leads to none.
         MissingPackage: If its driver is not installed.
     """
-    shown = _without_password(url)
     # Which driver a bare postgresql:// means depends on SQLAlchemy's version.
-    url = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
+    dialect = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
     try:
         with quiet():
-            return optuna.storages.get_storage(RDBStorage(url, heartbeat_interval=BEAT))
+            return optuna.storages.get_storage(RDBStorage(dialect, heartbeat_interval=BEAT))
     except Exception as error:  # each database driver has errors of its own
-        if isinstance(error, ImportError) and url.startswith("postgresql"):
-            raise MissingPackage("psycopg", f"to reach {shown}", '"hf-kdnas[postgres]"') from error
+        if isinstance(error, ImportError) and dialect.startswith("postgresql"):
+            raise MissingPackage("psycopg", f"to reach {url}", '"hf-kdnas[postgres]"') from error
         raise InvalidInput(
             "search.storage",
-            shown,
+            url,
             f"Optuna can't open it ({type(error).__name__})",
             "Give a URL such as postgresql://USER:PASSWORD@HOST/DATABASE, or null for a journal file.",
         ) from error
-
-
-def _without_password(url: str) -> str:
-    """The URL without what stands before the host, which errors must not show."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def beat(study: optuna.Study, trials: Collection[optuna.Trial]) -> None:

@@ -20,6 +20,8 @@ from hf_kdnas.hub.record import shareable, shareable_results
         ("data/reviews.csv", "data/reviews.csv"),
         ("package:a/b", "package:a/b"),
         ("postgresql://ada:secret@host/studies", "postgresql://host/studies"),
+        ("postgresql://ada:se@cret@host/studies", "postgresql://host/studies"),
+        ("postgresql://host/studies?user=ada&password=secret", "postgresql://host/studies?"),
         ("see hf_abcdefgh12345 there", "see hf_... there"),
         ("a / b", "a / b"),
         ("/", "/"),

@@ -104,6 +104,13 @@ def test_texts_of_the_user_stay_texts(results: dict[str, Any]) -> None:
     assert r"$\frac{<b>&$" in _Page(html).text
 
 
+def test_a_database_is_named_without_its_password(results: dict[str, Any]) -> None:
+    results["recipe"] = "search: {storage: postgresql://ada:secret@host/studies}"
+    html = report_html(results)
+    assert "postgresql://host/studies" in html
+    assert "secret" not in html
+
+
 def test_what_may_be_missing_is(results: dict[str, Any]) -> None:
     results["student"]["int8"] = None
     results["baselines"] = []

@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from searching import SPACE, ask, tell
 
 
-def test_a_url_that_leads_nowhere_is_shown_without_its_password():
+@pytest.mark.parametrize("url", ["nonsense://user:secret@host/runs", "nonsense://host/runs?password=secret"])
+def test_a_url_that_leads_nowhere_is_shown_without_its_password(url: str):
     with pytest.raises(InvalidInput, match=r"search\.storage.*nonsense://host/runs") as caught:
-        open_study("nonsense://user:secret@host/runs", "search")
+        open_study(url, "search")
     assert "secret" not in str(caught.value)
 
 

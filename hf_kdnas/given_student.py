@@ -49,7 +49,7 @@ def student_architecture(
 
     check_folder("student", student, tokenizer=False)
     try:
-        config = AutoConfig.from_pretrained(resolve_path(student), revision=revision)
+        config = AutoConfig.from_pretrained(resolve_path(student), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InvalidInput(
             "student",
@@ -108,7 +108,7 @@ def check_tokenizer(
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZERS):
         return
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError):
         return  # a repository without one
     check_vocabularies(tokenizer, teacher, key)

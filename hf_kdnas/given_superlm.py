@@ -83,7 +83,7 @@ def _shape(folder: Path, teacher: PretrainedConfig) -> Architecture:
 
     check_folder(KEY, str(folder), tokenizer=False)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InvalidInput(
             KEY, str(folder), "must be a model's folder", " ".join(str(error).split())

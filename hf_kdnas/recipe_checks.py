@@ -38,6 +38,7 @@ _OWN_FIELDS = {
     "warmup_steps": "warmup_fraction",
     "weight_decay": "weight_decay",
     "max_grad_norm": "max_grad_norm",
+    "dropout": "dropout",
     "bf16": "precision",
     "fp16": "precision",
     "gradient_accumulation_steps": "gradient_accumulation_steps",

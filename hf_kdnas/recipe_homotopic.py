@@ -23,8 +23,12 @@ class HomotopicSection:
         above=0,
         most=1,
     )
-    start: float = option(0.0, "part of the steps before the first unit is removed (t_i)", least=0, most=1)
-    end: float = option(0.7, "part of the steps after which the student has its shape (t_f)", above=0, most=1)
+    start: float = option(
+        0.0, "part of the steps before the first unit is removed (t_i), before `end`", least=0, most=1
+    )
+    end: float = option(
+        0.7, "part of the steps after which the student has its shape (t_f), below 1", above=0, most=1
+    )
     compactions: int = option(
         8, "how often units are removed; in between, the student is a stock model of some shape", least=1
     )

@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from hf_kdnas.distill.criterion import check_objectives
 from hf_kdnas.errors import InvalidInput
 from hf_kdnas.precision import TEACHER_DTYPES, resolve_precision
+from hf_kdnas.processes import join_processes
 
 if TYPE_CHECKING:
     from hf_kdnas.recipe import TrainingSection
@@ -155,7 +156,7 @@ def training_arguments(section: TrainingSection, output_dir: Path, **extra: Any)
         InvalidInput: If an argument is unknown to the installed Transformers or refused by
             DistillationArguments.
     """
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = join_processes().device
     precision = resolve_precision(device, section.precision)
     if precision == "fp16" and device.type == "cpu":
         raise InvalidInput(

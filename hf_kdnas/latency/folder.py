@@ -65,9 +65,11 @@ def _export(model: str, revision: str | None, scratch: Path) -> Path:
 
     check_folder("MODEL_DIR", model, tokenizer=False)
     try:
-        config = AutoConfig.from_pretrained(resolve_path(model), revision=revision)
+        config = AutoConfig.from_pretrained(resolve_path(model), revision=revision, trust_remote_code=False)
         head_class = _head_class(config.architectures or [])
-        loaded = head_class.from_pretrained(resolve_path(model), revision=revision, use_safetensors=True)
+        loaded = head_class.from_pretrained(
+            resolve_path(model), revision=revision, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise InvalidInput(
             "MODEL_DIR",

@@ -72,6 +72,13 @@ def test_a_training_section_becomes_arguments(tmp_path):
     assert args.use_cpu is not torch.accelerator.is_available()
 
 
+def test_a_build_for_a_gpu_that_is_not_there_trains_as_the_others_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    args = training_arguments(TrainingSection(precision="bf16"), tmp_path, objectives={"task": {}})
+    assert (args.bf16, args.use_cpu, args.device.type) == (True, True, "cpu")
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
